@@ -1,0 +1,1 @@
+"""Benchmarks: this library against what people write today, in one run (`python -m benchmarks`)."""

@@ -1,0 +1,88 @@
+"""The reply desk: one connection for all replies to a process, handed to the handles that wait for them."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from kombu.connection import Connection
+
+from ..clock import Clock
+from ..messaging.names import chunk_queue, reply_queue
+from ..messaging.queues import declare_client_queues
+from ..messaging.subscriber import Subscriber
+from ..messaging.wire import Answer, ClientIdentity, decode_reply
+from .handle import InferenceHandle
+
+__all__ = ["ReplyDesk"]
+
+
+class ReplyDesk:
+    """Listens from the first request on. A handle that its caller dropped is forgotten with it."""
+
+    def __init__(self, connection: Callable[[], Connection], identity: ClientIdentity, clock: Clock) -> None:
+        self._identity = identity
+        self._clock = clock
+        self._handles: weakref.WeakValueDictionary[str, InferenceHandle] = weakref.WeakValueDictionary()
+        self._answers: dict[str, list[Answer]] = {}
+        self._answered = threading.Condition()
+        self._subscriber = Subscriber(connection, self._declare, self._on_message, name="inference-replies")
+
+    def listen(self, timeout: float) -> bool:
+        """Begin; whether it listens within ``timeout`` seconds. The queues must stand before a worker replies."""
+        self._subscriber.start()
+        return self._subscriber.wait_ready(timeout)
+
+    def expect(self, handle: InferenceHandle) -> None:
+        """Hand this handle its replies from now on."""
+        self._handles[handle.request_id] = handle
+
+    def gather(
+        self, send: Callable[[str], None], timeout: float, enough: Callable[[list[Answer]], bool]
+    ) -> list[Answer]:
+        """Send an order that is to be answered and gather the answers.
+
+        Args:
+            send: sends it with the token it is given.
+            timeout: seconds to wait; how many workers there are is not known.
+            enough: says when no more are wanted.
+        """
+        token = secrets.token_hex(8)
+        answers = self._answers[token] = []
+        try:
+            send(token)
+            end = self._clock.monotonic() + timeout
+            with self._answered:
+                while not enough(answers):
+                    left = end - self._clock.monotonic()
+                    if left <= 0 or not self._answered.wait(left):
+                        break
+            return list(answers)
+        finally:
+            self._answers.pop(token, None)
+
+    def close(self) -> None:
+        """Stop listening; the broker deletes the queues a minute later."""
+        self._subscriber.close()
+
+    def _declare(self, channel: Any) -> tuple[str, str]:
+        declare_client_queues(channel, self._identity.token)
+        return reply_queue(self._identity.token), chunk_queue(self._identity.token)
+
+    def _on_message(self, body: bytes | str) -> None:
+        reply = decode_reply(body)
+        if isinstance(reply, Answer):
+            with self._answered:
+                if reply.token in self._answers:
+                    self._answers[reply.token].append(reply)
+                    self._answered.notify_all()
+            return
+        handle = self._handles.get(reply.request_id)
+        if handle is not None:
+            handle.feed(reply)
+
+    def __repr__(self) -> str:
+        return f"ReplyDesk({self._identity.token}, {len(self._handles)} handles)"

@@ -1,0 +1,57 @@
+"""A key's pause and the ramp after it, so that those who waited do not all come at once."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["RAMP", "RAMP_STEP", "Pause"]
+
+RAMP_STEP = 0.5
+"""Seconds in which the number of requests let through since the pause's end may double: one at once, two by
+0.5 s, four by 1 s … It is slow start, as TCP's (RFC 5681): it need not know the limit, and is soon there."""
+
+RAMP = 5.0
+"""Seconds after which the ramp ends: by then a thousand requests were let through."""
+
+
+class Pause:
+    """Until when nothing is let through, and how much soon after. Not thread-safe; times are monotonic."""
+
+    __slots__ = ("admitted", "quiet_until", "until", "until_epoch")
+
+    def __init__(self) -> None:
+        self.until = -math.inf
+        self.until_epoch = 0.0
+        self.quiet_until = -math.inf
+        self.admitted = 0
+
+    def active(self, now: float) -> bool:
+        """Whether nothing is let through now."""
+        return now < self.until
+
+    def extend(self, until: float, until_epoch: float, now: float) -> bool:
+        """Pause until then, if that is later than now and than the pause there is. Whether it was."""
+        if until <= max(self.until, now):
+            return False
+        self._set(until, until_epoch)
+        return True
+
+    def end(self, now: float) -> None:
+        """End it now, if it lasts longer."""
+        if now < self.until:
+            self._set(now, 0.0)
+
+    def opens_at(self, now: float) -> tuple[float, str]:
+        """When the next request may pass, and why not now: ``paused``, ``ramp`` or nothing."""
+        if now < self.until:
+            return self.until, "paused"
+        if now >= self.quiet_until:
+            return now, ""
+        at = self.until + RAMP_STEP * math.log2(self.admitted + 1)
+        return (at, "ramp") if at > now else (now, "")
+
+    def _set(self, until: float, until_epoch: float) -> None:
+        self.until = until
+        self.until_epoch = until_epoch
+        self.quiet_until = until + RAMP
+        self.admitted = 0

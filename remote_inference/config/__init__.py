@@ -1,0 +1,22 @@
+"""Configuration: deployments and their policies, checked as a whole before anything uses them."""
+
+from __future__ import annotations
+
+from .deployment import Deployment
+from .endpoints import infer_provider
+from .load import InferenceConfig, as_mapping, load_config
+from .policies import BreakerPolicy, CapacityPolicy, Price, RateLimits, RetryPolicy, Timeouts
+
+__all__ = [
+    "BreakerPolicy",
+    "CapacityPolicy",
+    "Deployment",
+    "InferenceConfig",
+    "Price",
+    "RateLimits",
+    "RetryPolicy",
+    "Timeouts",
+    "as_mapping",
+    "infer_provider",
+    "load_config",
+]

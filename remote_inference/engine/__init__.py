@@ -1,0 +1,18 @@
+"""One request through all its attempts; knows nothing of Celery."""
+
+from __future__ import annotations
+
+from .engine import EnginePart, Job, RemoteEngine
+from .metrics import CELLS, MetricsRecorder, metrics_from_cells
+from .sink import NullSink, Sink
+
+__all__ = [
+    "CELLS",
+    "EnginePart",
+    "Job",
+    "MetricsRecorder",
+    "NullSink",
+    "RemoteEngine",
+    "Sink",
+    "metrics_from_cells",
+]

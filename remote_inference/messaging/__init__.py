@@ -1,0 +1,1 @@
+"""What goes over the broker: queues, admission, token streams and, without a server, the broker itself."""

@@ -1,0 +1,64 @@
+"""What our queues, exchange, headers and tasks are called in the broker."""
+
+from __future__ import annotations
+
+__all__ = [
+    "BUS_EXCHANGE",
+    "CANCELLED_QUEUE",
+    "CONTROL_QUEUE",
+    "DEAD_LETTER_QUEUE",
+    "HEADER",
+    "INFER_TASK",
+    "REBUILD_TASK",
+    "chunk_queue",
+    "deployment_of",
+    "inference_queue",
+    "is_inference_queue",
+    "reply_queue",
+    "suspect_queue",
+]
+
+INFER_TASK = "remote_inference.infer"
+REBUILD_TASK = "remote_inference.rebuild_session"
+
+PREFIX = "inference."
+CONTROL_QUEUE = PREFIX + "control"
+DEAD_LETTER_QUEUE = PREFIX + "dead-letter"
+CANCELLED_QUEUE = PREFIX + "cancelled"
+BUS_EXCHANGE = PREFIX + "bus"
+
+HEADER = "inference"
+"""The one message header of ours: a mapping, see `remote_inference.messaging.wire`."""
+
+_NOT_DEPLOYMENTS = (CONTROL_QUEUE, DEAD_LETTER_QUEUE, CANCELLED_QUEUE)
+_OURS = (PREFIX + "reply.", PREFIX + "suspect.", PREFIX + "bus.")
+
+
+def inference_queue(deployment: str) -> str:
+    """The queue in which a deployment's requests wait."""
+    return PREFIX + deployment
+
+
+def is_inference_queue(queue: str) -> bool:
+    """Whether requests wait in it."""
+    return queue.startswith(PREFIX) and queue not in _NOT_DEPLOYMENTS and not queue.startswith(_OURS)
+
+
+def deployment_of(queue: str) -> str:
+    """The deployment whose requests wait in the queue."""
+    return queue[len(PREFIX) :]
+
+
+def reply_queue(client: str) -> str:
+    """Where a client process gets its outcomes; ``client`` is its 16 hexadecimal digits."""
+    return f"{PREFIX}reply.{client}"
+
+
+def chunk_queue(client: str) -> str:
+    """Where a client process gets its token chunks."""
+    return f"{PREFIX}reply.{client}.chunks"
+
+
+def suspect_queue(request_id: str) -> str:
+    """Remembers how often workers died under a request."""
+    return f"{PREFIX}suspect.{request_id}"

@@ -1,0 +1,1 @@
+"""The wire: HTTP, event streams and sessions."""

@@ -1,0 +1,177 @@
+"""`Gate`: stop taking one deployment's requests until it can send again; the worker's other queues do not notice.
+
+A request that finds its deployment unable to send is put back into the queue, at its place, and the worker stops
+consuming that queue. Both frames leave in one go: a cancel after the requeue would get the message right back. What
+the broker had already sent comes back the same way. A timer resumes.
+
+The channel belongs to the consumer's loop. With Celery's event loop (threads, prefork over AMQP) everything is done
+in it. With the blocking loop (gevent; the embedded broker) a callback may wait two seconds there; that loop's
+sockets and the embedded broker bear frames from elsewhere, if nobody waits for an answer.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from ..events import GateClosed, GateOpened, Hooks
+from ..messaging.names import deployment_of, is_inference_queue
+from ..messaging.suspects import note_put_back
+
+__all__ = ["Gate"]
+
+logger = logging.getLogger(__name__)
+
+
+class Gate:
+    """One a worker; used in its main process only.
+
+    Args:
+        consumer: Celery's consumer.
+        hooks: told when a gate closes and opens.
+    """
+
+    def __init__(self, consumer: Any, hooks: Hooks) -> None:
+        self._consumer = consumer
+        self._hooks = hooks
+        self._until: dict[str, float] = {}
+        self._reasons: dict[str, str] = {}
+        self._tags: dict[str, str] = {}
+        self.handed_back = 0
+        self.bounced = 0
+
+    def closed(self, queue: str) -> bool:
+        """Whether the queue's deployment cannot send now."""
+        return bool(self._until) and self._until.get(queue, 0.0) > time.time()
+
+    @property
+    def any_closed(self) -> bool:
+        """Cheap: whether there is anything to look at."""
+        return bool(self._until)
+
+    def status(self) -> dict[str, dict[str, Any]]:
+        """The gates that are shut, by deployment."""
+        return {
+            deployment_of(queue): {"until": until, "reason": self._reasons.get(queue, "")}
+            for queue, until in list(self._until.items())
+        }
+
+    def queue_of(self, message: Any) -> str:
+        """The queue that a message came from."""
+        info = message.delivery_info
+        tag = info.get("consumer_tag")
+        queue = self._tags.get(tag) if tag is not None else info["routing_key"]
+        if queue is None:
+            active = self._consumer.task_consumer._active_tags
+            self._tags.update({known: name for name, known in active.items()})
+            queue = self._tags.get(tag)
+        return queue or str(info.get("routing_key", ""))
+
+    # -- from any thread
+
+    def hand_back(self, message: Any, request_id: str, reason: str, until: float) -> None:
+        """Put a message back and close its queue's gate."""
+        queue = self.queue_of(message)
+        self._do(partial(self._hand_back, message, request_id, queue, reason, until))
+
+    def bounce(self, message: Any, request_id: str) -> None:
+        """Put back a message that arrived while the gate is shut."""
+        self._do(partial(self._put_back, message, request_id))
+
+    def open(self, queue: str) -> None:
+        """Open a gate before its time."""
+        if queue in self._until:
+            self._do(partial(self._resume, queue))
+
+    def reconnected(self) -> None:
+        """The consumer has a new channel: the tags are others, and the gates that are shut stay so."""
+        self._tags = {}
+        for queue in list(self._until):
+            self._arm(queue)
+
+    # -- in the consumer's loop
+
+    def _do(self, action: Callable[[], None]) -> None:
+        hub = self._consumer.hub
+        if hub is not None:
+            hub.call_soon(action)
+        else:
+            action()
+
+    def _hand_back(self, message: Any, request_id: str, queue: str, reason: str, until: float) -> None:
+        self.handed_back += 1
+        self._pause(queue, reason, until)
+        self._reject(message, request_id)
+
+    def _put_back(self, message: Any, request_id: str) -> None:
+        self.bounced += 1
+        self._reject(message, request_id)
+
+    def _reject(self, message: Any, request_id: str) -> None:
+        try:
+            if not message.delivery_info.get("redelivered"):
+                note_put_back(message.channel, request_id)
+            message.reject(requeue=True)
+        except self._consumer.connection_errors as exc:
+            # the broker puts it back by itself
+            logger.debug("%s: not put back: %s", request_id, type(exc).__name__)
+
+    def _pause(self, queue: str, reason: str, until: float) -> None:
+        if not is_inference_queue(queue):
+            return  # a message that was routed by hand to another queue: that queue has other work too
+        known = self._until.get(queue)
+        self._until[queue] = max(until, known or 0.0)
+        self._reasons[queue] = reason
+        consumer_set = self._consumer.task_consumer
+        tag = consumer_set._active_tags.pop(queue, None)
+        if tag is None:
+            return  # shut already; the timer arms itself anew
+        self._tags[tag] = queue  # deliveries may still be on their way
+        consumer_set._active_queue_no_ack.pop(queue, None)
+        consumer_set._queues.pop(queue, None)
+        self._consumer.app.amqp.queues.deselect(queue)  # stays so over a reconnect
+        channel = consumer_set.channel
+        if self._consumer.connection.transport.driver_type == "amqp":
+            channel.basic_cancel(tag, nowait=True)  # one frame, no wait
+        else:
+            channel.basic_cancel(tag)
+        deployment = deployment_of(queue)
+        logger.info("%s: not taking requests for %.1f s: %s", deployment, until - time.time(), reason)
+        self._hooks(GateClosed(deployment=deployment, reason=reason, until=until))
+        self._arm(queue)
+
+    def _arm(self, queue: str) -> None:
+        delay = max(self._until[queue] - time.time(), 0.001)
+        self._consumer.timer.call_after(delay, self._due, (queue,))
+
+    def _due(self, queue: str) -> None:
+        if queue not in self._until:
+            return
+        if self.closed(queue):
+            self._arm(queue)
+            return
+        self._do(partial(self._resume, queue))
+
+    def _resume(self, queue: str) -> None:
+        if self._until.pop(queue, None) is None:
+            return
+        self._reasons.pop(queue, None)
+        queues = self._consumer.app.amqp.queues
+        selected = queues.select_add(queues[queue])  # a reconnect takes it up from here
+        consumer_set = self._consumer.task_consumer
+        if consumer_set is None or consumer_set.consuming_from(queue):
+            return
+        try:
+            bound = selected(consumer_set.channel)
+            consumer_set._queues[queue] = bound
+            consumer_set._basic_consume(bound, no_ack=consumer_set.no_ack, nowait=True)
+        except self._consumer.connection_errors as exc:
+            consumer_set._active_tags.pop(queue, None)
+            logger.debug("%s: resumed with the next connection: %s", queue, type(exc).__name__)
+        self._hooks(GateOpened(deployment=deployment_of(queue)))
+
+    def __repr__(self) -> str:
+        return f"Gate(shut={sorted(self._until)}, handed_back={self.handed_back}, bounced={self.bounced})"

@@ -1,0 +1,249 @@
+"""`WorkerMain`: the part of us that lives in a worker's main process, whatever its pool."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections import OrderedDict
+from typing import Any, Protocol
+
+from celery.worker import state
+
+from ..config import InferenceConfig
+from ..errors import InferenceError, UndecodableMessage
+from ..events import Hooks
+from ..messaging.immediate import publish_now
+from ..messaging.names import (
+    CANCELLED_QUEUE,
+    DEAD_LETTER_QUEUE,
+    HEADER,
+    INFER_TASK,
+    inference_queue,
+    reply_queue,
+)
+from ..messaging.wire import Answer, Envelope, Order, Outcome, client_of
+from .board import Board
+from .gate import Gate
+from .relay import Relay
+
+__all__ = ["MainOwner", "WorkerMain"]
+
+logger = logging.getLogger(__name__)
+
+CANCELLED_MEMORY = 50_000
+
+
+class MainOwner(Protocol):
+    """What the main process needs of the `Inference` object."""
+
+    hooks: Hooks
+
+    @property
+    def config(self) -> InferenceConfig:
+        """The deployments."""
+
+    @property
+    def runtime(self) -> Any:
+        """This process's runtime (where the pool runs in it)."""
+
+
+class WorkerMain:
+    """Board, relay, gate, cancelled ids; how an order on the bus becomes a deed.
+
+    Args:
+        inference: configuration, hooks and the runtime.
+        app: the Celery app.
+    """
+
+    def __init__(self, inference: MainOwner, app: Any) -> None:
+        self._inference = inference
+        self._app = app
+        self.board = Board(list(inference.config.deployments))
+        self.relay = Relay()
+        self.cancelled: OrderedDict[str, float] = OrderedDict()
+        self.gate: Gate = None  # type: ignore[assignment]  # made with the consumer, before anything can use it
+        self.consumer: Any = None
+        self.hostname = ""
+        self.prefork = False
+
+    def attach(self, consumer: Any, prefork: bool) -> None:
+        """A consumer was made (once a worker)."""
+        self.consumer = consumer
+        self.hostname = consumer.hostname
+        self.prefork = prefork
+        self.gate = Gate(consumer, self._inference.hooks)
+
+    # -- orders
+
+    def on_bus(self, body: bytes | str) -> None:
+        """An order came over the bus."""
+        try:
+            order = Order.decode(body)
+        except (ValueError, KeyError, TypeError):
+            logger.warning("bus: a message that is no order of ours was ignored")
+            return
+        if order.kind == "cancel":
+            self.cancel(order.subject, order.reason or "caller")
+        elif order.kind == "rebuild":
+            self._answer(order, self.rebuild(order.subject))
+        elif order.kind == "status":
+            self._answer(order, self.status())
+
+    def cancel(self, request_id: str, reason: str) -> bool:
+        """Cancel a request: running here, or to come. Whether it runs here."""
+        self.remember_cancelled([request_id])
+        return self.cancel_running(request_id, reason)
+
+    def remember_cancelled(self, request_ids: list[str]) -> None:
+        """Requests of these ids are not to be begun."""
+        now = time.time()
+        for request_id in request_ids:
+            self.cancelled[request_id] = now
+            self.cancelled.move_to_end(request_id)
+        while len(self.cancelled) > CANCELLED_MEMORY:
+            self.cancelled.popitem(last=False)
+
+    def cancel_running(self, request_id: str, reason: str) -> bool:
+        """Cancel it if it is in the pool."""
+        request = state.requests.get(request_id)
+        if request is None or request not in state.active_requests:
+            return False
+        if self.prefork:
+            return self.relay.send(request.worker_pid, {"kind": "cancel", "id": request_id, "reason": reason})
+        self._inference.runtime.jobs.cancel(request_id, reason)
+        return True
+
+    def is_running(self, request_id: str) -> bool:
+        """Whether one of our requests of that id is in the pool."""
+        request = state.requests.get(request_id)
+        return request is not None and request in state.active_requests and request.task.name == INFER_TASK
+
+    def revoked(self, request_ids: list[str]) -> None:
+        """Celery's ``revoke`` (Flower's button): the same as a cancel, and the caller is told."""
+        notices: list[tuple[str, bytes, dict[str, Any]]] = []
+        for request_id in request_ids:
+            self.cancel(request_id, "revoked")
+            notice = Outcome(request_id, "", notice=True).encode()
+            notices.append((reply_queue(client_of(request_id)), notice, {"correlation_id": request_id}))
+            kept = Order(kind="cancel", subject=request_id, reason="revoked").encode()
+            from_now = {"correlation_id": request_id, "delivery_mode": 2}
+            notices.append((CANCELLED_QUEUE, kept, from_now))
+        self._publish(notices)
+
+    def tell_cancelled(self, request: Any) -> None:
+        """A cancelled request was met in the queue: its caller may still wait (cancelled by an operator)."""
+        header = request.request_dict.get(HEADER) or {}
+        client = header.get("reply") if isinstance(header, dict) else None
+        if client:
+            notice = Outcome(request.id, "", notice=True).encode()
+            self._publish([(reply_queue(client), notice, {"correlation_id": request.id})])
+
+    def connection_lost(self) -> None:
+        """What was delivered on the old connection can no longer be acknowledged: it is cancelled here."""
+        generation = self.board.next_connection()
+        if self.prefork:
+            self.relay.send_all({"kind": "connection_lost", "connection": generation})
+        else:
+            count = self._inference.runtime.jobs.cancel_older(generation, "connection_lost")
+            if count:
+                logger.warning("%d running requests cancelled: the broker delivers them again", count)
+
+    def rebuild(self, deployment: str) -> dict[str, Any]:
+        """From now on no process of this worker begins a request on the old session."""
+        if deployment not in self._inference.config.deployments:
+            return {"error": f"no deployment {deployment!r} here"}
+        fence = self.board.raise_fence(deployment)
+        if not self.prefork:
+            self._inference.runtime.open_gate(deployment)
+        else:
+            self.relay.send_all({"kind": "open_gate", "deployment": deployment})
+        if self.gate is not None:
+            self.gate.open(inference_queue(deployment))
+        return {"ok": f"session of {deployment} rebuilt", "rebuilds": fence}
+
+    def status(self) -> dict[str, Any]:
+        """What this worker knows: counts of all its processes, gates, circuits."""
+        return {
+            "pid": os.getpid(),
+            "metrics": {
+                name: {key: value for key, value in vars(metrics).items() if key != "queued"}
+                for name, metrics in self.board.metrics().items()
+            },
+            "gates": self.gate.status() if self.gate is not None else {},
+            "engines": {} if self.prefork else self._inference.runtime.status(),
+        }
+
+    def _answer(self, order: Order, value: dict[str, Any]) -> None:
+        if order.reply_to:
+            answer = Answer(order.token, self.hostname, value).encode()
+            self._publish([(reply_queue(order.reply_to), answer, {})])
+
+    # -- messages that cannot be read
+
+    def refuse(self, message: Any, reason: str) -> None:
+        """Set aside what no worker can read, tell its sender where there is one, and acknowledge it."""
+        headers = message.headers if isinstance(message.headers, dict) else {}
+        request_id = str(headers.get("id") or message.properties.get("correlation_id") or "")
+        error = UndecodableMessage(reason, request_id)
+        logger.error("%s; kept in %s", error, DEAD_LETTER_QUEUE)
+        body = (
+            message.body
+            if isinstance(message.body, bytes)
+            else str(message.body).encode("utf-8", "surrogatepass")
+        )
+        kept = {key: value for key, value in headers.items() if key in ("id", "task", HEADER)}
+        publications = [
+            (
+                DEAD_LETTER_QUEUE,
+                body,
+                {
+                    "content_type": str(message.content_type or "application/octet-stream"),
+                    "content_encoding": str(message.content_encoding or "binary"),
+                    "delivery_mode": 2,
+                    "correlation_id": request_id,
+                    "application_headers": {**kept, "inference_reason": reason},
+                },
+            )
+        ]
+        try:
+            client = Envelope.from_headers(headers).reply_to
+        except UndecodableMessage:
+            value = headers.get(HEADER)
+            client = str(value.get("reply", "")) if isinstance(value, dict) else ""
+        if client and request_id:
+            outcome = Outcome(request_id, "", error=error).encode()
+            publications.append(
+                (reply_queue(client), outcome, {"delivery_mode": 2, "correlation_id": request_id})
+            )
+        if self._publish(publications):
+            message.ack_log_error(logger, self.consumer.connection_errors)
+        else:  # not kept anywhere else: it must not be lost
+            message.reject_log_error(logger, self.consumer.connection_errors, requeue=True)
+
+    def _publish(self, publications: list[tuple[str, bytes, dict[str, Any]]]) -> bool:
+        try:
+            with self._app.connection_for_write() as connection:
+                publish_now(connection, publications)
+            return True
+        except (
+            InferenceError,
+            OSError,
+            *self.consumer.connection_errors,
+            *self.consumer.channel_errors,
+        ) as exc:
+            logger.warning("could not publish: %s", type(exc).__name__)
+            return False
+
+    def close(self) -> None:
+        """The worker ends."""
+        self.relay.close()
+
+    def __repr__(self) -> str:
+        return f"WorkerMain({self.hostname}, {self.gate!r}, {len(self.cancelled)} cancelled)"
+
+
+def is_ours(message: Any) -> bool:
+    """Whether a message is one of ours, as far as can be told of one that cannot be read."""
+    headers = message.headers if isinstance(message.headers, dict) else {}
+    return headers.get("task") == INFER_TASK

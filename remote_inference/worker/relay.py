@@ -1,0 +1,76 @@
+"""Orders from a worker's main process to its prefork children: a datagram socket a child, in a private directory.
+
+The main process cannot wait for a broker's round trip when its connection is the thing that was lost, and must not
+have threads of its own beside a fork. A datagram on this machine needs neither.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import socket
+import tempfile
+import threading
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Relay"]
+
+logger = logging.getLogger(__name__)
+
+
+class Relay:
+    """Made in the main process before the pool; ``listen`` in each child, ``send`` in the main process."""
+
+    def __init__(self) -> None:
+        self._directory = tempfile.mkdtemp(prefix="remote-inference-")  # readable by this user alone
+        self._owner = os.getpid()
+
+    def listen(self, on_order: Callable[[dict[str, Any]], None]) -> None:
+        """Hear orders in this child, in a thread of its own."""
+        path = self._path(os.getpid())
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        try:
+            os.unlink(path)
+        except FileNotFoundError:
+            pass
+        sock.bind(path)
+
+        def run() -> None:
+            while True:
+                order = sock.recv(4096)
+                try:
+                    on_order(json.loads(order))
+                except Exception:  # one bad order must not make the child deaf
+                    logger.exception("relay: an order could not be handled")
+
+        threading.Thread(target=run, name="inference-relay", daemon=True).start()
+
+    def send(self, pid: int, order: dict[str, Any]) -> bool:
+        """Tell the child; whether it could be told."""
+        try:
+            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+                sock.settimeout(0.2)
+                sock.sendto(json.dumps(order).encode(), self._path(pid))
+            return True
+        except OSError:
+            return False
+
+    def send_all(self, order: dict[str, Any]) -> None:
+        """Tell all children."""
+        for name in os.listdir(self._directory):
+            if not self.send(int(name), order):
+                try:
+                    os.unlink(os.path.join(self._directory, name))  # of a child that is no more
+                except OSError:
+                    pass
+
+    def close(self) -> None:
+        """Remove the directory (main process only)."""
+        if os.getpid() == self._owner:
+            shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _path(self, pid: int) -> str:
+        return os.path.join(self._directory, str(pid))

@@ -1,0 +1,421 @@
+"""`WorkerRuntime`: what one process has to run requests: engines, the publisher's streams, the running jobs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from ..cancel import CancelToken
+from ..clock import Clock
+from ..cluster import LocalRateLimiter
+from ..config import CapacityPolicy, Deployment, InferenceConfig
+from ..credentials import provider_for
+from ..engine import CELLS, EnginePart, Job, MetricsRecorder, NullSink, RemoteEngine, Sink
+from ..errors import (
+    Cancelled,
+    CircuitOpen,
+    DeadlineExceeded,
+    InferenceError,
+    InvalidRequest,
+    LimitReached,
+    RequestError,
+    UndecodableMessage,
+    WorkerLost,
+)
+from ..events import CircuitChanged, Hooks
+from ..messaging.delivery import Delivery
+from ..messaging.names import DEAD_LETTER_QUEUE, HEADER
+from ..messaging.publisher import Publisher
+from ..messaging.streams import ChunkStream, publish_outcome
+from ..messaging.suspects import begin_suspect, end_suspect
+from ..messaging.wire import Envelope, Outcome, dumps
+from ..policy.breaker import CircuitBreaker
+from ..policy.routing import next_deployment
+from ..providers import provider_named
+from ..transport.session import RemoteSession, http_client_for
+from ..types import Completion, InferenceRequest, Priority
+from .board import Board
+from .fence import FencedSession
+from .jobs import Jobs
+from .orders import HandBack, RequestCancelled
+
+__all__ = ["CONNECTION", "EVENTS", "MAX_DEATHS", "RuntimeParts", "WorkerRuntime"]
+
+logger = logging.getLogger(__name__)
+
+CONNECTION = "inference_connection"
+"""In the task's request: the generation of the broker connection that delivered it (the main process writes it)."""
+
+EVENTS = "inference_events"
+"""In the task's request: whether the worker sends events (the main process writes it)."""
+
+MAX_DEATHS = 3
+"""Workers that may die under a request before it is set aside."""
+
+OUTCOME_TIMEOUT = 60.0
+"""Seconds for which the end of a request is told again and again, when the broker does not confirm it."""
+
+
+class RuntimeParts(Protocol):
+    """What a runtime is given by the `Inference` object."""
+
+    clock: Clock
+    hooks: Hooks
+
+    @property
+    def config(self) -> InferenceConfig:
+        """The deployments."""
+
+    @property
+    def publisher(self) -> Publisher:
+        """This process's."""
+
+
+class WorkerRuntime:
+    """One a process; made again after a fork.
+
+    Args:
+        parts: configuration, clock, hooks, publisher.
+        board: shared with the worker's other processes; None outside a worker.
+        stripe: which of the board's counts are this process's.
+        slots: how many requests this process runs at most (for its connection pools).
+    """
+
+    def __init__(
+        self, parts: RuntimeParts, board: Board | None = None, stripe: int = 0, slots: int = 32
+    ) -> None:
+        self.pid = os.getpid()
+        self._parts = parts
+        self._clock = parts.clock
+        self._board = board
+        self._stripe = stripe
+        self._slots = slots
+        self._limiter = LocalRateLimiter(parts.clock)
+        self._breakers: dict[tuple[str, str], CircuitBreaker] = {}
+        self._engines: dict[str, RemoteEngine] = {}
+        self._rng = random.Random()
+        self.jobs = Jobs(parts.clock)
+
+    # -- a request
+
+    def run(self, task: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Completion:
+        """Run the request of a task.
+
+        Args:
+            task: the task; its ``request`` is Celery's context.
+            args, kwargs: the task's arguments.
+
+        Raises:
+            InferenceError: what became of it; its caller was told.
+            HandBack: the deployment cannot send now; the message is to wait in the queue.
+            RequestCancelled: it was cancelled; its caller was told.
+        """
+        context = task.request
+        if context.called_directly or context.is_eager:
+            return self._run_here(context, args, kwargs)
+        request_id = str(context.id)
+        redelivered = bool((context.delivery_info or {}).get("redelivered"))
+        envelope = Envelope()
+        try:
+            envelope = Envelope.from_headers({HEADER: context.get(HEADER)} if context.get(HEADER) else None)
+            request = self._decoded(args, kwargs)
+        except (UndecodableMessage, InvalidRequest) as error:
+            if isinstance(error, UndecodableMessage):
+                error.request_id = request_id
+                error.__post_init__()
+            self._set_aside(context, args, kwargs, str(error))
+            self._tell(envelope, Outcome(request_id, "", error=error))
+            raise
+        if redelivered:
+            self._count_deaths(context, args, kwargs, envelope, request)
+        finished = False
+        try:
+            completion = self._deliver(task, envelope, request_id, request)
+            finished = True
+            return completion
+        except HandBack:
+            raise
+        except BaseException as exc:
+            finished = not (isinstance(exc, RequestCancelled) and exc.quiet)
+            raise
+        finally:
+            if redelivered:
+                self._parts.publisher.call(lambda c: end_suspect(c, request_id, finished=finished))
+
+    def _deliver(
+        self, task: Any, envelope: Envelope, request_id: str, request: InferenceRequest
+    ) -> Completion:
+        """Run it, stream it to its caller, and tell its end."""
+        context = task.request
+        connection = int(context.get(CONNECTION) or 0)
+        token = CancelToken()
+        stream: ChunkStream | None = None
+        sink: Sink = NullSink()
+        if envelope.reply_to:
+            gone = (lambda: token.cancel("reader_gone")) if envelope.on_disconnect == "cancel" else None
+            stream = ChunkStream(self._parts.publisher, request_id, envelope.reply_to, self._clock, gone)  # type: ignore[arg-type]  # what cancel returns is ignored
+            sink = stream
+        with self.jobs.running(request_id, connection, token):
+            if self._board is not None and connection < self._board.connection:
+                raise RequestCancelled("connection_lost", quiet=True)
+            job = Job(
+                request_id=request_id,
+                priority=_priority(context),
+                deadline=envelope.local_deadline(self._clock.time()),
+                submitted=envelope.sent,
+                token=token,
+                on_retry=_retry_event(task) if context.get(EVENTS) else None,
+            )
+            error: InferenceError | None = None
+            completion: Completion | None = None
+            try:
+                completion = self._execute(request, job, sink)
+            except (LimitReached, CircuitOpen) as not_now:
+                raise HandBack(f"{type(not_now).__name__}: {not_now.code}", not_now.retry_at) from None
+            except _Final as final:
+                error = final.error
+            except InferenceError as exc:
+                error = exc
+            finally:
+                if stream is not None:
+                    stream.close()
+            quiet = isinstance(error, Cancelled) and error.code in ("connection_lost", "superseded")
+            if not quiet:
+                epoch = stream.epoch if stream is not None else ""
+                self._tell(envelope, Outcome(request_id, epoch, completion, error), token)
+            if isinstance(error, Cancelled):
+                raise RequestCancelled(error.code, quiet=quiet)
+            if error is not None:
+                raise error
+            assert completion is not None
+            return completion
+
+    def _execute(self, request: InferenceRequest, job: Job, sink: Sink) -> Completion:
+        """On the deployment's engine, and on its fallbacks' where the configuration says so.
+
+        Raises:
+            LimitReached, CircuitOpen: not now (never where the policy is to reject).
+        """
+        asked = self._deployment(request.deployment)
+        tried = [asked.name]
+        deployment = asked
+        while True:
+            engine = self.engine(deployment.name)
+            try:
+                return engine.execute(request, job, sink)
+            except RequestError as error:
+                if isinstance(error, (Cancelled, DeadlineExceeded)):
+                    raise
+                other = next_deployment(asked, error, self._parts.config, tried=tried)
+                if other is not None:
+                    logger.info("%s: %s; goes to %s", job.request_id, type(error).__name__, other)
+                    tried.append(other)
+                    deployment = self._deployment(other)
+                    continue
+                if isinstance(error, CircuitOpen) and asked.on_capacity_exhausted is CapacityPolicy.REJECT:
+                    engine.rejected()
+                    raise _Final(error) from None
+                raise
+
+    def _run_here(self, context: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Completion:
+        """``apply`` or a direct call: no broker, no caller but this one; what would be a gate is waited for."""
+        request = self._decoded(args, kwargs)
+        job = Job(request_id=str(context.id or ""), submitted=self._clock.time())
+        while True:
+            try:
+                return self._execute(request, job, NullSink())
+            except (LimitReached, CircuitOpen) as error:
+                self._clock.sleep(max(0.01, error.retry_at - self._clock.time()))
+
+    def _decoded(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> InferenceRequest:
+        given = dict(kwargs)
+        given.update(zip(("deployment", "messages"), args, strict=False))
+        given.pop("deadline", None)
+        version = given.get("version", 1)
+        if not isinstance(version, int) or version > 1:
+            raise UndecodableMessage(f"request version {version!r} is not known here")
+        request = InferenceRequest.parse(given.pop("deployment", None), given.pop("messages", None), **given)
+        self._deployment(request.deployment)
+        return request
+
+    def _deployment(self, name: str) -> Deployment:
+        deployment = self._parts.config.deployments.get(name)
+        if deployment is None:
+            raise InvalidRequest("deployment", "this worker's configuration has no deployment of that name")
+        return deployment
+
+    # -- its end
+
+    def _tell(self, envelope: Envelope, outcome: Outcome, token: CancelToken | None = None) -> None:
+        if not envelope.reply_to:
+            return
+
+        def keep_on() -> bool:
+            return token is None or token.reason != "connection_lost"
+
+        settled = publish_outcome(
+            self._parts.publisher,
+            envelope.reply_to,
+            outcome,
+            clock=self._clock,
+            timeout=OUTCOME_TIMEOUT,
+            keep_on=keep_on,
+        )
+        if not settled:
+            logger.warning(
+                "%s: the outcome could not be told; the request will be delivered again", outcome.request_id
+            )
+            raise RequestCancelled("connection_lost", quiet=True)
+
+    def _count_deaths(
+        self,
+        context: Any,
+        args: Sequence[Any],
+        kwargs: Mapping[str, Any],
+        envelope: Envelope,
+        request: InferenceRequest,
+    ) -> None:
+        request_id = str(context.id)
+        deaths = self._parts.publisher.call(lambda c: begin_suspect(c, request_id)).result(OUTCOME_TIMEOUT)
+        if deaths < MAX_DEATHS:
+            return
+        error = WorkerLost("poison", request.deployment, request_id, deaths=deaths)
+        logger.error("%s: set aside after %d workers died under it", request_id, deaths)
+        self._set_aside(context, args, kwargs, str(error))
+        self._tell(envelope, Outcome(request_id, "", error=error))
+        self._parts.publisher.call(lambda c: end_suspect(c, request_id, finished=True))
+        raise error
+
+    def _set_aside(self, context: Any, args: Sequence[Any], kwargs: Mapping[str, Any], reason: str) -> None:
+        """Keep the message in the dead-letter queue, before it is acknowledged."""
+        headers = {
+            "task": context.task,
+            "id": context.id,
+            "inference_reason": reason,
+            HEADER: context.get(HEADER),
+        }
+        delivery = Delivery(
+            DEAD_LETTER_QUEUE,
+            dumps([list(args), dict(kwargs), {}]),
+            {
+                "correlation_id": str(context.id),
+                "delivery_mode": 2,
+                "application_headers": {name: value for name, value in headers.items() if value is not None},
+            },
+        )
+        self._parts.publisher.publish(delivery)
+        delivery.wait(OUTCOME_TIMEOUT)
+
+    # -- engines
+
+    def engine(self, name: str) -> RemoteEngine:
+        """The deployment's engine, made at its first request."""
+        engine = self._engines.get(name)
+        if engine is None:
+            engine = self._engines.setdefault(name, self._make_engine(self._deployment(name)))
+        return engine
+
+    def _make_engine(self, deployment: Deployment) -> RemoteEngine:
+        parts = self._parts
+        provider = provider_named(deployment.provider, clock=parts.clock)
+        provider.check(deployment)
+        session = RemoteSession(
+            deployment,
+            provider_for(deployment.api_key, clock=parts.clock),
+            lambda d: http_client_for(d, clock=parts.clock, max_connections=self._slots),
+            clock=parts.clock,
+            hooks=parts.hooks,
+        )
+        cells: Any = self._board.counts(deployment.name, self._stripe) if self._board else [0] * CELLS
+        board = self._board
+        fence: Callable[[], int] = (lambda: board.fence(deployment.name)) if board else (lambda: 0)
+        return RemoteEngine(
+            EnginePart(
+                deployment=deployment,
+                provider=provider,
+                session=FencedSession(session, fence),
+                limiter=self._limiter,
+                breaker=self._breaker(deployment),
+                clock=parts.clock,
+                hooks=parts.hooks,
+                metrics=MetricsRecorder(cells),
+                rng=self._rng,
+            )
+        )
+
+    def _breaker(self, deployment: Deployment) -> CircuitBreaker:
+        endpoint = deployment.endpoint or ""
+        key = (deployment.provider, endpoint)
+
+        def changed(old: str, new: str) -> None:
+            self._parts.hooks(CircuitChanged(deployment=deployment.name, endpoint=endpoint, old=old, new=new))
+
+        breaker = self._breakers.get(key)
+        if breaker is None:
+            made = CircuitBreaker(
+                deployment.circuit_breaker, endpoint=endpoint, clock=self._clock, on_change=changed
+            )
+            breaker = self._breakers.setdefault(key, made)
+        return breaker
+
+    # -- orders
+
+    def on_relayed(self, order: Mapping[str, Any]) -> None:
+        """An order of the worker's main process (in a prefork child)."""
+        if order.get("kind") == "cancel":
+            self.jobs.cancel(str(order["id"]), str(order["reason"]))
+        elif order.get("kind") == "connection_lost":
+            self.jobs.cancel_older(int(order["connection"]), "connection_lost")
+        elif order.get("kind") == "open_gate":
+            self.open_gate(str(order["deployment"]))
+
+    def open_gate(self, deployment: str) -> None:
+        """The operator has done something about a credential that was refused."""
+        engine = self._engines.get(deployment)
+        if engine is not None:
+            engine.open_gate()
+
+    def status(self) -> dict[str, Any]:
+        """What this process knows of its engines."""
+        return {
+            name: {"circuit": engine.breaker.state, "opens_at": engine.opens_at()}
+            for name, engine in list(self._engines.items())
+        }
+
+    def close(self) -> None:
+        """Close the sessions."""
+        for engine in self._engines.values():
+            engine.session.close()
+
+    def __repr__(self) -> str:
+        return f"WorkerRuntime({len(self._engines)} engines, {self.jobs!r})"
+
+
+class _Final(Exception):
+    """Carries a `CircuitOpen` that ends its request: the policy is not to wait."""
+
+    def __init__(self, error: RequestError) -> None:
+        super().__init__(error)
+        self.error = error
+
+
+def _retry_event(task: Any) -> Callable[[RequestError], None]:
+    """Makes Flower show attempts: the engine's retries are within one run of the task."""
+
+    def send(error: RequestError) -> None:
+        try:
+            task.send_event("task-retried", retry=False, exception=repr(error), traceback="")
+        except Exception as exc:  # an event that cannot be sent is no reason to fail a request
+            logger.warning("%s: task-retried not sent: %s", task.request.id, type(exc).__name__)
+
+    return send
+
+
+def _priority(context: Any) -> Priority:
+    try:
+        return Priority((context.delivery_info or {}).get("priority") or 0)
+    except ValueError:
+        return Priority.NORMAL

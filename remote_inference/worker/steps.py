@@ -1,0 +1,189 @@
+"""Bootsteps: what a Celery worker starts for us, and in which order.
+
+A worker finds them by name (`Inference` adds the names to the app), so that a web process never loads this module.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import worker_process_init
+from celery.worker.consumer.connection import Connection
+from celery.worker.consumer.tasks import Tasks
+
+from ..messaging.names import INFER_TASK, deployment_of, is_inference_queue
+from ..messaging.orders import bus_queue, cancelled_ids
+from ..messaging.queues import declare_common, declare_inference_queue
+from .control import install_commands
+from .main import WorkerMain, is_ours
+
+__all__ = ["BusStep", "ProcessStep", "QueueStep"]
+
+logger = logging.getLogger(__name__)
+
+
+class ProcessStep(bootsteps.StartStopStep):
+    """Before the pool starts: the shared page, the way to the children, the operator's signal."""
+
+    requires = ("celery.worker.components:Timer",)
+    # the pool's step is told to come after us by being required by nothing of ours: steps are made in order of need
+    label = "inference"
+
+    def __init__(self, worker: Any, **kwargs: Any) -> None:
+        super().__init__(worker, **kwargs)
+        self.inference = worker.app.tasks[INFER_TASK].inference
+        # made here and not in `start`: every step is made before the first is started, and the pool forks in its start
+        self.main = WorkerMain(self.inference, worker.app)
+        self.inference.worker_main = self.main
+        install_commands()
+        worker.app.conf.worker_deduplicate_successful_tasks = True
+        inference, main = self.inference, self.main
+
+        def in_child(**_: Any) -> None:
+            if main.board.main_pid != os.getpid():
+                stripe = _child_index()
+                main.board.clear_in_flight(stripe)
+                inference.become_child(main.board, stripe)
+                main.relay.listen(lambda order: inference.runtime.on_relayed(order))
+
+        self._in_child = in_child
+        worker_process_init.connect(in_child, weak=False)
+
+    def start(self, worker: Any) -> None:
+        """Hear the operator's signal."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        if os.environ.get("CELERY_RDBSIG"):
+            logger.warning(
+                "SIGUSR2 is Celery's debugger's here: rebuild sessions by the control command instead"
+            )
+            return
+
+        def rebuild_all(signum: int, frame: Any) -> None:
+            for name in self.inference.config.deployments:
+                self.main.rebuild(name)
+
+        signal.signal(signal.SIGUSR2, rebuild_all)
+
+    def terminate(self, worker: Any) -> None:
+        """The worker ends at once."""
+        self.stop(worker)
+
+    def stop(self, worker: Any) -> None:
+        """The worker ends."""
+        worker_process_init.disconnect(self._in_child)
+        self.main.close()
+        self.inference.close_worker()
+
+
+class QueueStep(bootsteps.StartStopStep):
+    """Before the consumer starts to consume: our queues stand, and no more is taken than there are slots."""
+
+    requires = (Connection,)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self.inference = consumer.app.tasks[INFER_TASK].inference
+        self.main: WorkerMain = self.inference.worker_main
+        pool = consumer.pool
+        self.main.attach(consumer, prefork=_is_prefork(pool))
+        consumes = [name for name in consumer.app.amqp.queues.consume_from if is_inference_queue(name)]
+        if consumes:
+            # what a worker has taken does not compete on priority any more: never more than it has slots
+            consumer.prefetch_multiplier = 1
+            consumer.initial_prefetch_count = pool.num_processes or 1
+        self._consumes = consumes
+        self._guard(consumer)
+
+    def start(self, consumer: Any) -> None:
+        """Declare what is consumed (with another capacity than it has: see `declare_inference_queue`)."""
+        channel = consumer.connection.channel()
+        declare_common(channel)
+        channel.close()
+        deployments = self.inference.config.deployments
+        for queue in self._consumes:
+            deployment = deployments.get(deployment_of(queue))
+            if deployment is None:
+                logger.warning("queue %s: the configuration has no such deployment", queue)
+                continue
+            declare_inference_queue(consumer.connection, queue, deployment.queue_capacity)
+
+    def _guard(self, consumer: Any) -> None:
+        """Messages that cannot be read: kept, told, and shown to no log."""
+        main, inherited = (
+            self.main,
+            (consumer.on_decode_error, consumer.on_invalid_task, consumer.on_unknown_message),
+        )
+
+        def ours(message: Any) -> bool:
+            return is_ours(message) or is_inference_queue(main.gate.queue_of(message))
+
+        def on_decode_error(message: Any, exc: Exception) -> None:
+            if ours(message):
+                main.refuse(message, f"it cannot be decoded ({type(exc).__name__})")
+            else:
+                inherited[0](message, exc)
+
+        def on_invalid_task(body: Any, message: Any, exc: Exception) -> None:
+            if ours(message):
+                main.refuse(message, f"it is not what a task's message is ({type(exc).__name__})")
+            else:
+                inherited[1](body, message, exc)
+
+        def on_unknown_message(body: Any, message: Any) -> None:
+            if ours(message):
+                main.refuse(message, "it is no Celery task's message")
+            else:
+                inherited[2](body, message)
+
+        consumer.on_decode_error = on_decode_error
+        consumer.on_invalid_task = on_invalid_task
+        consumer.on_unknown_message = on_unknown_message
+
+
+class BusStep(bootsteps.StartStopStep):
+    """Listens for orders, on the consumer's own connection; knows what was cancelled before the first request."""
+
+    requires = (Tasks,)
+
+    def __init__(self, consumer: Any, **kwargs: Any) -> None:
+        super().__init__(consumer, **kwargs)
+        self.main: WorkerMain = consumer.app.tasks[INFER_TASK].inference.worker_main
+        self._channel: Any = None
+
+    def start(self, consumer: Any) -> None:
+        """Begin to listen, then read what was cancelled before."""
+        self.main.board.next_connection()
+        self.main.gate.reconnected()
+        self._channel = consumer.connection.channel()
+        queue = bus_queue(self._channel)
+        self._channel.basic_consume(
+            queue, no_ack=True, callback=lambda message: self.main.on_bus(message.body), consumer_tag=queue
+        )
+        self.main.remember_cancelled(cancelled_ids(consumer.connection))
+
+    def stop(self, consumer: Any) -> None:
+        """The connection is lost, or the worker ends."""
+        self._channel = None
+        if consumer.blueprint.state == bootsteps.RUN:  # a restart: the connection is lost
+            self.main.connection_lost()
+
+
+def _is_prefork(pool: Any) -> bool:
+    return bool(getattr(pool, "uses_semaphore", False)) or type(pool).__module__.endswith(
+        "concurrency.prefork"
+    )
+
+
+def _child_index() -> int:
+    try:
+        from billiard.process import current_process
+
+        return int(getattr(current_process(), "index", 0))
+    except (ImportError, AttributeError):
+        return 0
