@@ -329,10 +329,12 @@ def error_to_wire(error: InferenceError) -> dict[str, Any]:
 def error_from_wire(wire: dict[str, Any]) -> InferenceError:
     """The error that `error_to_wire` wrote. A name or a field from a newer version degrades to `RequestError`."""
     name, args = str(wire.get("error", "")), wire.get("args", [])
-    cls = InferenceError._by_name.get(name)
+    cls = InferenceError if name == InferenceError.__name__ else InferenceError._by_name.get(name)
     if cls is not None and isinstance(args, list):
         try:
-            return cls(*args[: len(fields(cls))])
-        except TypeError:  # fields of another version
+            error = cls(*args[: len(fields(cls))])
+            str(error)  # fields of wrong types show here, and not in somebody's log line
+            return error
+        except (TypeError, ValueError):  # fields of another version
             pass
     return RequestError(name or "unknown")

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
+import sys
 import threading
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -30,6 +29,8 @@ from .messaging.wire import Answer, ClientIdentity, Order
 from .types import EngineMetrics, InferenceRequest, Message, Priority
 
 if TYPE_CHECKING:
+    from concurrent.futures import ThreadPoolExecutor
+
     from .worker.board import Board
     from .worker.main import WorkerMain
     from .worker.runtime import WorkerRuntime
@@ -101,6 +102,10 @@ class Inference:
             app.steps[blueprint].update(steps)
         if self._config is not None or app.conf.get("inference") is not None:
             self._add_queues()
+        if "celery.bin.control" in sys.modules:  # Celery's command line looks our commands up here
+            from .worker.control import install_commands
+
+            install_commands()
         import_modules.connect(self._on_worker, sender=app)  # a worker, before it looks at its queues
         credentials_changed.connect(self._on_credentials_changed)
 
@@ -150,6 +155,8 @@ class Inference:
         self, deployment: str | InferenceRequest, messages: Messages | None = None, **options: Any
     ) -> InferenceHandle:
         """As `submit`, for asyncio: the loop goes on while the broker confirms."""
+        import asyncio  # 10 ms of import that a web process without it does not need
+
         call = partial(self.submit, deployment, messages, **options)
         return await asyncio.get_running_loop().run_in_executor(self._of_this_process().executor, call)
 
@@ -366,6 +373,8 @@ class _Process:
         """For `asubmit`: threads of our own, so that a full queue does not take asyncio's."""
         with self._lock:
             if self._executor is None:
+                from concurrent.futures import ThreadPoolExecutor  # only `asubmit` needs it
+
                 self._executor = ThreadPoolExecutor(32, thread_name_prefix="inference-submit")
             return self._executor
 
@@ -381,7 +390,11 @@ class _Process:
             main = inference.worker_main
             if board is None and main is not None:
                 board = main.board
-            slots = main.consumer.pool.num_processes if main is not None and main.consumer is not None else 32
+            slots = 32
+            if inference._in_child is not None:
+                slots = 1
+            elif main is not None and main.consumer is not None:
+                slots = main.consumer.pool.limit
             with self._lock:
                 if self._runtime is None:
                     self._runtime = WorkerRuntime(inference, board, stripe, slots=slots or 32)

@@ -7,7 +7,6 @@ No ``repr`` here shows a prompt or an answer.
 from __future__ import annotations
 
 import enum
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -116,7 +115,7 @@ class Message:
     """One message of a conversation, in OpenAI's shape.
 
     ``content`` is a text, a tuple of content parts (``{"type": "text" | "image_url" …}``), or None on an
-    assistant's message that only calls tools.
+    assistant's message that only calls tools or refuses.
     """
 
     role: str
@@ -124,6 +123,7 @@ class Message:
     name: str | None = field(default=None, repr=False)
     tool_call_id: str | None = None
     tool_calls: tuple[ToolCall, ...] = field(default=(), repr=False)
+    refusal: str | None = field(default=None, repr=False)
 
     def to_openai(self) -> JSON:
         """OpenAI's shape of it."""
@@ -137,6 +137,8 @@ class Message:
             wire["tool_call_id"] = self.tool_call_id
         if self.tool_calls:
             wire["tool_calls"] = [call.to_openai() for call in self.tool_calls]
+        if self.refusal is not None:
+            wire["refusal"] = self.refusal
         return wire
 
     @classmethod
@@ -173,7 +175,7 @@ class Message:
             raise InvalidRequest(f"{path}.content", "must be a string or a list of parts")
         if role == "tool" and not isinstance(value.get("tool_call_id"), str):
             raise InvalidRequest(f"{path}.tool_call_id", "a tool's message names the call that it answers")
-        for key in ("name", "tool_call_id"):
+        for key in ("name", "tool_call_id", "refusal"):
             if value.get(key) is not None and not isinstance(value[key], str):
                 raise InvalidRequest(f"{path}.{key}", "must be a string")
         return cls(
@@ -182,13 +184,14 @@ class Message:
             name=value.get("name"),
             tool_call_id=value.get("tool_call_id"),
             tool_calls=tuple(ToolCall.from_openai(c, f"{path}.tool_calls[{i}]") for i, c in enumerate(calls)),
+            refusal=value.get("refusal"),
         )
 
 
 def _content_part(part: Any, path: str) -> JSON:
-    if not isinstance(part, Mapping) or part.get("type") not in _PARTS:
+    kind = part.get("type") if isinstance(part, Mapping) else None
+    if not isinstance(kind, str) or kind not in _PARTS:
         raise InvalidRequest(f"{path}.type", f"must be one of {', '.join(sorted(_PARTS))}")
-    kind = part["type"]
     if kind == "text" and not isinstance(part.get("text"), str):
         raise InvalidRequest(f"{path}.text", "must be a string")
     if kind == "image_url":
@@ -270,9 +273,9 @@ SAMPLING_FIELDS = frozenset(f.name for f in fields(SamplingParams))
 
 
 def _number(value: Any, path: str, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InvalidRequest(path, "must be a number")
-    if not low <= value <= high:
+    if not low <= value <= high:  # NaN is not either
         raise InvalidRequest(path, f"must be from {low:g} to {high:g}")
     return value
 
@@ -454,7 +457,7 @@ class TokenUsage:
 
 @dataclass(frozen=True, kw_only=True)
 class ToolCallDelta:
-    """A piece of a tool call: ``index`` tells which; ``id`` and ``name`` come with the first piece."""
+    """A piece of a tool call: ``index`` tells which, from 0 without gaps; ``id`` and ``name`` come once."""
 
     index: int
     id: str = ""
@@ -584,26 +587,29 @@ class Completion:
     def remainder(self, chunks: Iterable[TokenChunk]) -> TokenChunk:
         """What is left of this answer after those chunks of it, as one chunk (maybe an empty one)."""
         text = reasoning = refusal = 0
-        calls: dict[int, tuple[bool, int]] = {}
+        ids: set[int] = set()
+        names: set[int] = set()
+        arguments: dict[int, int] = {}
         for chunk in chunks:
             text += len(chunk.text_delta)
             reasoning += len(chunk.reasoning_delta)
             refusal += len(chunk.refusal_delta)
             for d in chunk.tool_calls:
-                seen, length = calls.get(d.index, (False, 0))
-                calls[d.index] = (seen or bool(d.id or d.name), length + len(d.arguments))
+                arguments[d.index] = arguments.get(d.index, 0) + len(d.arguments)
+                if d.id:
+                    ids.add(d.index)
+                if d.name:
+                    names.add(d.index)
         rest = []
         for index, call in enumerate(self.tool_calls):
-            seen, length = calls.get(index, (False, 0))
-            if not seen or length < len(call.arguments):
-                rest.append(
-                    ToolCallDelta(
-                        index=index,
-                        id="" if seen else call.id,
-                        name="" if seen else call.name,
-                        arguments=call.arguments[length:],
-                    )
-                )
+            delta = ToolCallDelta(
+                index=index,
+                id="" if index in ids else call.id,
+                name="" if index in names else call.name,
+                arguments=call.arguments[arguments.get(index, 0) :],
+            )
+            if delta.id or delta.name or delta.arguments:
+                rest.append(delta)
         return TokenChunk(
             self.text[text:],
             self.reasoning[reasoning:],

@@ -22,7 +22,16 @@ class Baseline(ProcessSide):
         """The worker. Quiet, because a log line a task would be charged to this side alone."""
         setting = self.setting
         command = [sys.executable, "-m", "celery", "-A", "benchmarks.baseline.app", "worker"]
-        command += ["-P", setting.pool, "-c", str(setting.slots), "--loglevel", "WARNING"]
+        command += [
+            "-P",
+            setting.pool,
+            "-c",
+            str(setting.slots),
+            "--loglevel",
+            "WARNING",
+            "-n",
+            f"{self.name}-{setting.run}@%h",
+        ]
         if setting.pool == "gevent":
             # With Celery's default options a gevent worker starts some ten tasks a second.
             command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]

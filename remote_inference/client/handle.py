@@ -7,15 +7,17 @@ brings the whole answer, and so the rest. Any number of loops, threads and tasks
 
 from __future__ import annotations
 
-import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Generator, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..clock import Clock
 from ..errors import Cancelled, DeadlineExceeded, InferenceError, StreamRestarted
 from ..messaging.wire import Chunk, Outcome
 from ..types import Completion, TokenChunk
+
+if TYPE_CHECKING:
+    import asyncio
 
 __all__ = ["InferenceHandle"]
 
@@ -272,6 +274,8 @@ class InferenceHandle:
                 wake()
 
     def _waiter(self) -> asyncio.Future[None]:
+        import asyncio  # 10 ms of import that a web process without it does not need
+
         loop = asyncio.get_running_loop()
         future: asyncio.Future[None] = loop.create_future()
 
@@ -285,6 +289,8 @@ class InferenceHandle:
         return future
 
     async def _async_wait(self, waiter: asyncio.Future[None], left: float | None) -> None:
+        import asyncio
+
         try:
             await asyncio.wait_for(waiter, self._patience(left))
         except asyncio.TimeoutError:

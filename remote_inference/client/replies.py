@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 import weakref
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from ..clock import Clock
 from ..messaging.names import chunk_queue, reply_queue
 from ..messaging.queues import declare_client_queues
 from ..messaging.subscriber import Subscriber
-from ..messaging.wire import Answer, ClientIdentity, decode_reply
+from ..messaging.wire import Answer, ClientIdentity, decode_replies
 from .handle import InferenceHandle
 
 __all__ = ["ReplyDesk"]
@@ -50,7 +50,7 @@ class ReplyDesk:
             timeout: seconds to wait; how many workers there are is not known.
             enough: says when no more are wanted.
         """
-        token = secrets.token_hex(8)
+        token = os.urandom(8).hex()
         answers = self._answers[token] = []
         try:
             send(token)
@@ -73,16 +73,16 @@ class ReplyDesk:
         return reply_queue(self._identity.token), chunk_queue(self._identity.token)
 
     def _on_message(self, body: bytes | str) -> None:
-        reply = decode_reply(body)
-        if isinstance(reply, Answer):
-            with self._answered:
-                if reply.token in self._answers:
-                    self._answers[reply.token].append(reply)
-                    self._answered.notify_all()
-            return
-        handle = self._handles.get(reply.request_id)
-        if handle is not None:
-            handle.feed(reply)
+        for reply in decode_replies(body):
+            if isinstance(reply, Answer):
+                with self._answered:
+                    if reply.token in self._answers:
+                        self._answers[reply.token].append(reply)
+                        self._answered.notify_all()
+                continue
+            handle = self._handles.get(reply.request_id)
+            if handle is not None:
+                handle.feed(reply)
 
     def __repr__(self) -> str:
         return f"ReplyDesk({self._identity.token}, {len(self._handles)} handles)"

@@ -42,15 +42,21 @@ class Deployment:
             out: told by the model's name, or ``openai`` where an endpoint is given.
         endpoint: base URL; left out: the provider's own.
         api_key: where the key is; left out: ``OPENAI_API_KEY`` for OpenAI's own endpoint, no key for others.
-        max_concurrent: requests in flight here, all workers together; None: no bound of its own.
+        max_concurrent: requests in flight here, in each process; None: no bound of its own.
         queue_capacity: requests that wait in the queue.
-        on_capacity_exhausted: what a submit does when the queue has no room.
+        on_capacity_exhausted: what a submit does when the queue has no room: ``queue`` (wait), ``reject`` or
+            ``fallback``.
         admission_timeout: for how long a submit may wait to get in.
         fallback: the deployments to go to instead, in this order.
         fallback_on_context_length: go there too with a prompt that is too long for this model.
         max_request_bytes: larger requests are refused (RabbitMQ takes 128 MiB in one message by default).
-        rate_limits, retry, circuit_breaker, timeouts, price: see there; without prices there are no costs.
-        headers: sent with each call. extra_body: fields put into each call's body.
+        rate_limits: what the provider allows (`RateLimits`).
+        retry: whether and when a failed attempt is made again (`RetryPolicy`).
+        circuit_breaker: when the endpoint is left alone (`BreakerPolicy`).
+        timeouts: how long a call may wait (`Timeouts`).
+        price: what tokens cost (`Price`); without it no costs are told.
+        headers: sent with each call.
+        extra_body: fields put into each call's body.
         ca_file: certificates of authorities to trust, in PEM, in place of the usual ones.
         stream: ask the provider to stream, also for callers that want only the result.
         idempotent: False: a request is never tried again.

@@ -31,13 +31,14 @@ class CapacityPolicy(str, Enum):
 
 @dataclass(frozen=True, kw_only=True)
 class RateLimits:
-    """What the provider allows the key in any 60 seconds; None: no limit.
+    """What the provider allows the key in any 60 seconds; None: no limit. Counted in each process.
 
     Attributes:
         requests_per_minute: requests.
         tokens_per_minute: prompt and answer together.
-        input_tokens_per_minute, output_tokens_per_minute: where the provider counts them apart.
-        concurrent_requests: in flight at a time, over all deployments that share the key.
+        input_tokens_per_minute: tokens of prompts, where the provider counts them apart.
+        output_tokens_per_minute: tokens of answers, likewise.
+        concurrent_requests: in flight at a time, over all deployments that share the key, in each process.
     """
 
     requests_per_minute: int | None = None
@@ -67,8 +68,9 @@ class RetryPolicy:
 
     Attributes:
         max_retries: attempts after the first; 0 turns retries off.
-        initial_backoff, max_backoff, backoff_multiplier: the wait starts with the first, and is multiplied up
-            to the second.
+        initial_backoff: the wait before the first retry.
+        max_backoff: no wait is longer, unless the provider asks for it.
+        backoff_multiplier: what the wait is multiplied with from one retry to the next.
         jitter: ``equal`` (half of the wait is random), ``full`` (all of it) or ``none``. From "Exponential
             Backoff And Jitter", AWS Architecture Blog, 2015.
         respect_retry_after: wait for as long as the provider says, where it does.
@@ -107,7 +109,9 @@ class BreakerPolicy:
 
     Attributes:
         failure_threshold: failures in a row, within ``failure_window``, that open the circuit.
-        open_duration: for how long; doubled for each probe that fails, up to ``max_open_duration``.
+        failure_window: older failures do not count.
+        open_duration: for how long it opens; doubled for each probe that fails.
+        max_open_duration: no longer than this.
         half_open_max_probes: calls let through at a time to see whether the endpoint is back.
     """
 

@@ -7,7 +7,7 @@ cancelled ids, before its first request, and puts everything back (`cancelled_id
 
 from __future__ import annotations
 
-import secrets
+import os
 import time
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -47,7 +47,7 @@ def _ignore(delivery: Delivery) -> None:
 
 def bus_queue(channel: Any) -> str:
     """Declare a queue on the bus for this consumer alone; it goes with its connection."""
-    name = f"inference.bus.{secrets.token_hex(8)}"
+    name = f"inference.bus.{os.urandom(8).hex()}"
     channel.queue_declare(name, exclusive=True, auto_delete=True, durable=False)
     channel.queue_bind(name, BUS_EXCHANGE, "")
     return name

@@ -10,8 +10,6 @@ The thread waits for the socket, the inbox or the next due stream, whichever is 
 
 from __future__ import annotations
 
-import heapq
-import itertools
 import logging
 import os
 import selectors
@@ -34,19 +32,23 @@ T = TypeVar("T")
 
 BATCH = 256
 RECONNECT_FIRST, RECONNECT_LAST = 0.05, 1.0
-TICK = 0.005
-"""Due streams are rounded up to this many seconds, so that many of them share one wake-up and one write."""
+GATHER = 0.025
+"""Seconds. Streams are written on the ticks of this clock: many share one wake-up, one write, and one message."""
 
 
 class PublisherClosed(RuntimeError):
     """The publisher was closed; nothing more is sent."""
 
 
-class Scheduled(Protocol):
-    """Something that has a delivery ready when it is due (a token stream)."""
+class BrokerBlocked(ConnectionError):
+    """The broker has blocked the connection (its memory or disk is short); it reads nothing."""
 
-    def take(self) -> Delivery | None:
-        """What to send now; called in the I/O thread."""
+
+class Scheduled(Protocol):
+    """Something that has a piece of JSON ready when it is asked (a token stream)."""
+
+    def take(self) -> tuple[str, bytes] | None:
+        """The queue, and what to send there now; called in the I/O thread."""
 
 
 class Call(Generic[T]):
@@ -59,12 +61,18 @@ class Call(Generic[T]):
         self._error: BaseException | None = None
 
     def run(self, connection: Connection) -> None:
-        """In the I/O thread."""
+        """In the I/O thread.
+
+        Raises:
+            OSError, or the transport's connection errors: the connection is of no more use. The caller has it too.
+        """
         try:
             self._value = self._function(connection)
         except Exception as exc:  # handed to the caller below
             self._error = exc
         self._done.set()
+        if isinstance(self._error, (OSError, *connection.connection_errors)):
+            raise self._error
 
     def fail(self, error: BaseException) -> None:
         """It cannot be run."""
@@ -96,14 +104,15 @@ class Publisher:
         self.pid = os.getpid()
         self._make_connection = connection
         self._clock = clock or SystemClock()
-        self._inbox: deque[Delivery | Call[Any] | tuple[float, Scheduled]] = deque()
-        self._due: list[tuple[float, int, Scheduled]] = []
-        self._count = itertools.count()
+        self._inbox: deque[Delivery | Call[Any] | _Drop | tuple[bool, Scheduled]] = deque()
+        self._gathering: list[Scheduled] = []
+        self._flush_at: float | None = None
         self._held: deque[Delivery] = deque()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._sleeping = False
         self._stopping = False
+        self._ended = False
         self._wake_receiver: socket.socket | None = None
         self._wake_sender: socket.socket | None = None
         self._watched: dict[str, list[Callable[[], None]]] = {}
@@ -123,9 +132,13 @@ class Publisher:
         self._inbox.extend(deliveries)
         self._wake()
 
-    def schedule(self, source: Scheduled, due: float) -> None:
-        """Ask ``source`` for a delivery at ``due`` (monotonic seconds; 0 for at once)."""
-        self._put((due, source))
+    def schedule(self, source: Scheduled, at_once: bool) -> None:
+        """Ask ``source`` for what it has, at once or at the next tick."""
+        if self._thread is None:
+            self._start()
+        self._inbox.append((at_once, source))
+        if self._sleeping and (at_once or self._flush_at is None):  # else it wakes at the tick anyway
+            self._wake()
 
     def call(self, function: Callable[[Connection], T]) -> Call[T]:
         """Run a short function on the connection, between two batches."""
@@ -174,13 +187,12 @@ class Publisher:
 
     _failed = False
 
-    def reset(self) -> None:
-        """Drop the connection (after a confirm that never came: a late one must confirm nothing); a new one follows."""
+    def reset(self, unconfirmed: Delivery) -> None:
+        """Drop the connection on which ``unconfirmed`` still waits for its confirm; a new one follows.
 
-        def drop(connection: Connection) -> None:
-            raise ConnectionResetError("dropped on purpose")
-
-        self._put(_Drop(drop))
+        Not while the broker blocks it: it would only forget that, and write more that is not read.
+        """
+        self._put(_Drop(unconfirmed))
 
     def close(self, timeout: float = 5.0) -> None:
         """Send what is in the inbox, as far as that is possible in time, and end the thread."""
@@ -196,10 +208,12 @@ class Publisher:
 
     # -- the inbox
 
-    def _put(self, item: Delivery | Call[Any] | tuple[float, Scheduled]) -> None:
+    def _put(self, item: Delivery | Call[Any] | _Drop) -> None:
         if self._thread is None:
             self._start()
         self._inbox.append(item)
+        if self._ended:
+            self._fail_rest()
         if self._sleeping:
             self._wake()
 
@@ -261,8 +275,12 @@ class Publisher:
                 delay = min(RECONNECT_LAST, delay * 2 or RECONNECT_FIRST)
                 self._idle(selector, delay)
         self._line = None
+        self._ended = True
         self._fail_rest()
         selector.close()
+        for sock in (self._wake_receiver, self._wake_sender):
+            if sock is not None:
+                sock.close()
 
     def _serve(self, line: Line, selector: selectors.BaseSelector) -> None:
         if line.fileno is not None:
@@ -282,28 +300,38 @@ class Publisher:
             self._sleep(selector, line)
 
     def _collect(self, line: Line) -> list[Delivery]:
-        """What is to be written now: from the inbox in order, then from the streams that are due."""
+        """What is to be written now: from the inbox in order, then from the streams whose tick has come."""
         batch: list[Delivery] = []
         inbox = self._inbox
+        now_due: list[Scheduled] = []
         while inbox and len(batch) < BATCH:
             item = inbox.popleft()
             if type(item) is tuple:
-                heapq.heappush(self._due, (item[0], next(self._count), item[1]))
+                at_once, source = item
+                (now_due if at_once and not line.blocked else self._gathering).append(source)
             elif isinstance(item, _Drop):
-                raise ConnectionResetError("dropped on purpose")
+                if item.unconfirmed in line.unconfirmed.values() and not line.blocked:
+                    raise ConnectionResetError("dropped on purpose")
             elif isinstance(item, Call):
+                if line.blocked:  # no answer would come
+                    item.fail(BrokerBlocked("the broker has blocked the connection"))
+                    continue
                 if batch:  # in order: first what was put before it
                     inbox.appendleft(item)
                     break
                 item.run(line.connection)
             else:
                 self._admit(line, item, batch)  # type: ignore[arg-type]  # the three kinds are told apart above
-        if self._due:
+        if self._gathering and not line.blocked:  # they gather on meanwhile: nothing is lost
             now = self._clock.monotonic()
-            while self._due and self._due[0][0] <= now and len(batch) < BATCH:
-                delivery = heapq.heappop(self._due)[2].take()
-                if delivery is not None:
-                    self._admit(line, delivery, batch)
+            if self._flush_at is None:
+                self._flush_at = (now // GATHER + 1) * GATHER
+            elif now >= self._flush_at:
+                now_due += self._gathering
+                self._gathering = []
+                self._flush_at = None
+        for delivery in _together(now_due):
+            self._admit(line, delivery, batch)
         return batch
 
     def _admit(self, line: Line, delivery: Delivery, batch: list[Delivery]) -> None:
@@ -323,9 +351,8 @@ class Publisher:
 
     def _sleep(self, selector: selectors.BaseSelector, line: Line) -> None:
         timeout = line.heartbeat_interval
-        if self._due:
-            left = self._due[0][0] - self._clock.monotonic()
-            left += TICK - left % TICK if left > 0 else 0.0
+        if self._flush_at is not None and not line.blocked:
+            left = self._flush_at - self._clock.monotonic()
             timeout = left if timeout is None else min(left, timeout)
             if timeout <= 0:
                 return
@@ -349,6 +376,8 @@ class Publisher:
                 item = self._inbox.popleft()
                 if isinstance(item, Call):
                     item.fail(ConnectionError("the broker is not reachable"))
+                elif type(item) is tuple:
+                    self._gathering.append(item[1])  # it gathers on: what was not written is not lost
                 elif isinstance(item, Delivery) and item.confirm and item.state is DeliveryState.QUEUED:
                     if item.patient:
                         item.reason = "broker_down"
@@ -364,7 +393,7 @@ class Publisher:
                 selector.select(left)
             self._sleeping = False
             self._swallow_wakes()
-        self._due.clear()
+        self._flush_at = None
         self._inbox.extendleft(reversed(self._held))
         self._held.clear()
 
@@ -377,24 +406,39 @@ class Publisher:
             pass
 
     def _fail_rest(self) -> None:
-        for item in (*self._inbox, *self._held):
+        self._inbox.extend(self._held)
+        self._held.clear()
+        while self._inbox:
+            try:
+                item = self._inbox.popleft()
+            except IndexError:  # another thread was faster
+                return
             if isinstance(item, Call):
                 item.fail(PublisherClosed("the publisher is closed"))
             elif isinstance(item, Delivery):
                 item.finish(DeliveryState.NOT_SENT, "closed")
-        self._inbox.clear()
-        self._held.clear()
-        for sock in (self._wake_receiver, self._wake_sender):
-            if sock is not None:
-                sock.close()
+
+
+def _together(sources: Iterable[Scheduled]) -> Iterable[Delivery]:
+    """One message for each queue, with all that goes there."""
+    pieces: dict[str, list[bytes]] = {}
+    for source in sources:
+        taken = source.take()
+        if taken is not None:
+            pieces.setdefault(taken[0], []).append(taken[1])
+    for queue, chunks in pieces.items():
+        yield Delivery(queue, b"[" + b",".join(chunks) + b"]", {}, confirm=False)
 
 
 class _Stopped(Exception):
     """The thread is to end."""
 
 
-class _Drop(Call[None]):
-    """An order to drop the connection."""
+class _Drop:
+    """An order to drop the connection on which a delivery waits."""
+
+    def __init__(self, unconfirmed: Delivery) -> None:
+        self.unconfirmed = unconfirmed
 
 
 def _unregister(selector: selectors.BaseSelector, line: Line) -> None:

@@ -1,13 +1,13 @@
 """The worker's side of a token stream: gather what a model says into chunks, and tell the outcome for sure.
 
 The first piece goes out at once, the rest at most every 25 ms. Pushing a piece is an append; merging, encoding and
-writing are done in the publisher's thread for all streams together. A piece that is lost (the broker blocked, the
+writing are done in the publisher's thread for all streams together, and what goes to one client goes in one message. A piece that is lost (the broker blocked, the
 chunk queue full) is no harm: the outcome carries the whole answer, and the reader repairs the gap from it.
 """
 
 from __future__ import annotations
 
-import secrets
+import os
 import threading
 from collections.abc import Callable, Sequence
 
@@ -18,9 +18,7 @@ from .names import chunk_queue, reply_queue
 from .publisher import Publisher
 from .wire import Chunk, Outcome
 
-__all__ = ["GATHER", "ChunkStream", "merged", "publish_outcome"]
-
-GATHER = 0.025
+__all__ = ["ChunkStream", "merged", "publish_outcome"]
 
 
 class ChunkStream:
@@ -38,27 +36,23 @@ class ChunkStream:
         publisher: Publisher,
         request_id: str,
         client: str,
-        clock: Clock,
         on_gone: Callable[[], None] | None,
     ) -> None:
         self._publisher = publisher
         self._request_id = request_id
         self._queue = chunk_queue(client)
-        self._clock = clock
         self._lock = threading.Lock()
         self._pending: list[TokenChunk] = []
         self._scheduled = False
         self._sequence = 0
-        self._sent_at = 0.0
         self._unwatch = publisher.watch(self._queue, on_gone) if on_gone is not None else None
         self.epoch = ""
 
     def begin(self) -> None:
         """A new attempt: a new epoch; what was not sent of the last one never is."""
         with self._lock:
-            self.epoch = secrets.token_hex(6)
+            self.epoch = os.urandom(6).hex()
             self._sequence = 0
-            self._sent_at = 0.0
             self._pending = []
 
     def push(self, chunk: TokenChunk) -> None:
@@ -70,11 +64,11 @@ class ChunkStream:
             if self._scheduled:
                 return
             self._scheduled = True
-            due = self._sent_at + GATHER if self._sent_at else 0.0
-        self._publisher.schedule(self, due)
+            at_once = self._sequence == 0
+        self._publisher.schedule(self, at_once)
 
-    def take(self) -> Delivery | None:
-        """What has gathered, as one chunk (the publisher's call)."""
+    def take(self) -> tuple[str, bytes] | None:
+        """What has gathered, as one chunk, and where it goes (the publisher's call)."""
         with self._lock:
             self._scheduled = False
             pending, self._pending = self._pending, []
@@ -82,9 +76,7 @@ class ChunkStream:
                 return None
             sequence, self._sequence = self._sequence, self._sequence + 1
             epoch = self.epoch
-            self._sent_at = self._clock.monotonic()
-        body = Chunk(self._request_id, epoch, sequence, merged(pending)).encode()
-        return Delivery(self._queue, body, {}, confirm=False)
+        return self._queue, Chunk(self._request_id, epoch, sequence, merged(pending)).encode()
 
     def close(self) -> None:
         """The outcome follows: it carries what is still here."""

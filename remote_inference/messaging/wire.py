@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -26,7 +25,7 @@ __all__ = [
     "Order",
     "Outcome",
     "client_of",
-    "decode_reply",
+    "decode_replies",
     "dumps",
     "loads",
 ]
@@ -50,9 +49,9 @@ class ClientIdentity:
     """Makes the request ids of one client process."""
 
     def __init__(self) -> None:
-        self.token = secrets.token_hex(8)
+        self.token = os.urandom(8).hex()
         self.pid = os.getpid()
-        self._count = itertools.count(secrets.randbits(40))
+        self._count = itertools.count(int.from_bytes(os.urandom(5), "big"))
 
     def new_id(self) -> str:
         """A request id that looks like a UUID and begins with this client's digits."""
@@ -227,13 +226,17 @@ _ORDER_FIELDS = (
 )
 
 
-def decode_reply(body: bytes | str | memoryview) -> Chunk | Outcome | Answer:
-    """Read what the three ``encode`` wrote.
+def decode_replies(body: bytes | str | memoryview) -> list[Chunk | Outcome | Answer]:
+    """Read a reply as the three ``encode`` wrote it, or a list of chunks (of several streams to one client).
 
     Raises:
-        ValueError, KeyError, TypeError: it is neither.
+        ValueError, KeyError, TypeError: it is none of them.
     """
     wire = loads(body)
+    return [_reply(one) for one in wire] if isinstance(wire, list) else [_reply(wire)]
+
+
+def _reply(wire: dict[str, Any]) -> Chunk | Outcome | Answer:
     request_id, epoch = wire["i"], wire["e"]
     sequence = wire.get("s")
     if sequence is not None:

@@ -223,7 +223,7 @@ def _fault_faults(fault: Any, path: str) -> list[str]:
     status = fault.get("status", 500)
     if not isinstance(status, int) or isinstance(status, bool) or not 400 <= status <= 599:
         faults.append(f"{path}.status: must be from 400 to 599")
-    if "error" in fault and (fault["error"] not in _ERRORS or "status" in fault):
+    if "error" in fault and (fault["error"] not in list(_ERRORS) or "status" in fault):
         faults.append(f"{path}.error: must be one of {', '.join(_ERRORS)}, and without a status")
     if not _is_count(fault.get("cut_after", 0)):
         faults.append(f"{path}.cut_after: must be a number of tokens")

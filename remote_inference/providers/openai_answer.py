@@ -54,7 +54,8 @@ class AnswerReader:
         self.finish: FinishReason | None = None
         self.usage: TokenUsage | None = None
         self._secret = secret
-        self._calls: dict[str, int] = {}  # the index of each tool call's id, where the server gives none
+        # the place of each tool call, by the server's index, or by its id where the server gives none
+        self._calls: dict[str | int, int] = {}
         self._failure: RequestError | None = None
 
     def chunk_of(self, data: str) -> TokenChunk | None:
@@ -188,8 +189,8 @@ class AnswerReader:
 
     def _index_of(self, call: dict[str, Any]) -> int:
         index = call.get("index")
-        if isinstance(index, int) and 0 <= index < 1024:
-            return index
+        if isinstance(index, int) and 0 <= index < 1024:  # some servers count from 1, or leave gaps
+            return self._calls.setdefault(index, len(self._calls))
         call_id = call.get("id")
         if isinstance(call_id, str) and call_id:
             return self._calls.setdefault(call_id, len(self._calls))

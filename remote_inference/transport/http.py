@@ -61,7 +61,11 @@ class HttpClient:
         proxies: Mapping[str, str] | None = None,
     ) -> None:
         self._timeouts = timeouts
-        self._headers = {"User-Agent": "remote-inference", "Accept-Encoding": "identity", **(headers or {})}
+        given = {} if headers is None else dict(headers)
+        agent = (
+            {} if any(name.lower() == "user-agent" for name in given) else {"User-Agent": "remote-inference"}
+        )
+        self._headers = {**agent, "Accept-Encoding": "identity", **given}
         self._clock = clock
         self._from_environment = proxies is None
         self._proxies = getproxies_environment() if proxies is None else dict(proxies)

@@ -130,7 +130,7 @@ class HttpResponse:
 
     def _receive(self) -> bytes:
         """The next piece of the body as it arrives; empty at the body's end."""
-        _exchange, token, dechunker = self._exchange, self._token, self._dechunker
+        token, dechunker = self._token, self._dechunker
         while not self._ended:
             if token.cancelled:
                 token.check()

@@ -156,7 +156,7 @@ class WorkerRuntime:
         sink: Sink = NullSink()
         if envelope.reply_to:
             gone = (lambda: token.cancel("reader_gone")) if envelope.on_disconnect == "cancel" else None
-            stream = ChunkStream(self._parts.publisher, request_id, envelope.reply_to, self._clock, gone)  # type: ignore[arg-type]  # what cancel returns is ignored
+            stream = ChunkStream(self._parts.publisher, request_id, envelope.reply_to, gone)  # type: ignore[arg-type]  # what cancel returns is ignored
             sink = stream
         with self.jobs.running(request_id, connection, token):
             if self._board is not None and connection < self._board.connection:

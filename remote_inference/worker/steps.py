@@ -16,7 +16,7 @@ from celery.signals import worker_process_init
 from celery.worker.consumer.connection import Connection
 from celery.worker.consumer.tasks import Tasks
 
-from ..messaging.names import INFER_TASK, deployment_of, is_inference_queue
+from ..messaging.names import CONTROL_QUEUE, INFER_TASK, deployment_of, is_inference_queue
 from ..messaging.orders import bus_queue, cancelled_ids
 from ..messaging.queues import declare_common, declare_inference_queue
 from .control import install_commands
@@ -96,7 +96,10 @@ class QueueStep(bootsteps.StartStopStep):
         if consumes:
             # what a worker has taken does not compete on priority any more: never more than it has slots
             consumer.prefetch_multiplier = 1
-            consumer.initial_prefetch_count = pool.num_processes or 1
+            consumer.initial_prefetch_count = pool.limit or 1  # prefork's num_processes is not there yet
+            # an operator's tasks (beat's rebuild) find a worker, whatever its -Q says
+            queues = consumer.app.amqp.queues
+            queues.select_add(queues[CONTROL_QUEUE])
         self._consumes = consumes
         self._guard(consumer)
 
@@ -149,7 +152,7 @@ class QueueStep(bootsteps.StartStopStep):
 class BusStep(bootsteps.StartStopStep):
     """Listens for orders, on the consumer's own connection; knows what was cancelled before the first request."""
 
-    requires = (Tasks,)
+    requires = (Tasks, QueueStep)  # which declares the bus; what no step asks for, Celery orders at random
 
     def __init__(self, consumer: Any, **kwargs: Any) -> None:
         super().__init__(consumer, **kwargs)
@@ -166,12 +169,25 @@ class BusStep(bootsteps.StartStopStep):
             queue, no_ack=True, callback=lambda message: self.main.on_bus(message.body), consumer_tag=queue
         )
         self.main.remember_cancelled(cancelled_ids(consumer.connection))
+        if getattr(consumer.pool, "is_green", False):
+            _do_not_linger(consumer)
 
     def stop(self, consumer: Any) -> None:
         """The connection is lost, or the worker ends."""
         self._channel = None
         if consumer.blueprint.state == bootsteps.RUN:  # a restart: the connection is lost
             self.main.connection_lost()
+
+
+def _do_not_linger(consumer: Any) -> None:
+    """Celery's blocking loop waits 0.1 s for the events' connection in every turn: ten tasks a second. Look, do not wait.
+
+    It reads that connection only so that the broker's heartbeats do not pile up.
+    """
+    connection = getattr(consumer.event_dispatcher, "connection", None)
+    if connection is not None:
+        drain = connection.drain_events
+        connection.drain_events = lambda timeout=None: drain(timeout=0)
 
 
 def _is_prefork(pool: Any) -> bool:
