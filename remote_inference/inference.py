@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
 from functools import partial
@@ -89,6 +91,7 @@ class Inference:
         if source is not None:
             self._config = load_config(source)
         self._lock = threading.RLock()
+        _renew_lock_after_fork(self)
         self._process: _Process | None = None
         self._in_child: tuple[Board, int] | None = None
         if _is_embedded(app):
@@ -175,8 +178,9 @@ class Inference:
 
         Args:
             deployment: for all that are not an `InferenceRequest` themselves.
-            requests: prompts, lists of messages, or `InferenceRequest`s.
-            priority, deadline, on_restart, on_disconnect, **options: as in `submit`, for all.
+            requests: prompts, lists of messages, or `InferenceRequest` objects.
+            priority, deadline, on_restart, on_disconnect: as in `submit`, for all.
+            **options: likewise.
 
         Returns:
             A handle for each, in order. One that was not taken has ended with `Backpressure` or `SubmitUncertain`.
@@ -187,9 +191,10 @@ class Inference:
         parsed: list[InferenceRequest] = []
         for index, given in enumerate(requests):
             try:
-                if not isinstance(given, InferenceRequest):
-                    given = InferenceRequest.parse(deployment, given, **options)
-                parsed.append(given)
+                if isinstance(given, InferenceRequest):
+                    parsed.append(given.checked())
+                else:
+                    parsed.append(InferenceRequest.parse(deployment, given, **options))
             except InvalidRequest as exc:
                 raise InvalidRequest(f"requests[{index}].{exc.field}", exc.reason) from exc
         return self.submitter.submit_many(
@@ -292,11 +297,8 @@ class Inference:
     def _of_this_process(self) -> _Process:
         process = self._process
         if process is None or process.pid != os.getpid():
-            with self._lock if process is None or process.pid == os.getpid() else threading.RLock():
+            with self._lock:
                 if self._process is None or self._process.pid != os.getpid():
-                    self._lock = (
-                        threading.RLock()
-                    )  # the parent's may have been held in the moment of the fork
                     self._process = _Process(self)
                 process = self._process
         return process
@@ -364,6 +366,7 @@ class _Process:
         self._executor: ThreadPoolExecutor | None = None
         self._runtime: WorkerRuntime | None = None
         self._lock = threading.Lock()
+        atexit.register(_flush, weakref.ref(self))
 
     def _connection(self) -> Connection:
         return self._inference.app.connection_for_write()
@@ -410,12 +413,31 @@ class _Process:
             self._executor.shutdown(wait=False)
 
 
+def _flush(reference: weakref.ref[_Process]) -> None:
+    """The interpreter ends: a cancel that was just ordered is still to be sent."""
+    process = reference()
+    if process is not None and process.pid == os.getpid():
+        process.publisher.close(timeout=2.0)
+
+
 def _request(deployment: Any, messages: Any, options: dict[str, Any]) -> InferenceRequest:
     if isinstance(deployment, InferenceRequest):
         if messages is not None or options:
             raise InvalidRequest("messages", "an InferenceRequest has all of it already")
-        return deployment
+        return deployment.checked()
     return InferenceRequest.parse(deployment, messages, **options)
+
+
+def _renew_lock_after_fork(inference: Inference) -> None:
+    """The parent's lock may be held in the moment of a fork, by a thread that the child does not have."""
+    reference = weakref.ref(inference)
+
+    def renew() -> None:
+        here = reference()
+        if here is not None:
+            here._lock = threading.RLock()
+
+    os.register_at_fork(after_in_child=renew)
 
 
 def _is_embedded(app: Celery) -> bool:

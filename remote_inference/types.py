@@ -370,6 +370,15 @@ class InferenceRequest:
             **objects,
         )
 
+    def checked(self) -> InferenceRequest:
+        """What `parse` makes of it: one that was built by hand may be wrong.
+
+        Raises:
+            InvalidRequest: with the path of the field at fault.
+        """
+        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("deployment", "messages")}
+        return InferenceRequest.parse(self.deployment, self.messages, **parts)
+
     def to_wire(self) -> JSON:
         """The keyword arguments of the task `remote_inference.infer`: JSON, flat, OpenAI's names."""
         wire: JSON = {
@@ -444,6 +453,16 @@ class TokenUsage:
     def total_tokens(self) -> int:
         """Prompt and completion together."""
         return self.prompt_tokens + self.completion_tokens
+
+    def __add__(self, other: TokenUsage) -> TokenUsage:
+        """Both together; an estimate if one of them is."""
+        return TokenUsage(
+            prompt_tokens=self.prompt_tokens + other.prompt_tokens,
+            completion_tokens=self.completion_tokens + other.completion_tokens,
+            cached_tokens=self.cached_tokens + other.cached_tokens,
+            reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
+            estimated=self.estimated or other.estimated,
+        )
 
     def to_wire(self) -> JSON:
         """The figures that are not zero."""

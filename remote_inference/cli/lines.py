@@ -95,7 +95,10 @@ class LineReader:
     """
 
     def __init__(
-        self, deployments: tuple[str, ...], deployment: str | None = None, priority: Priority = Priority.NORMAL
+        self,
+        deployments: tuple[str, ...],
+        deployment: str | None = None,
+        priority: Priority = Priority.NORMAL,
     ) -> None:
         self._names = deployments
         self._default = deployment or (deployments[0] if len(deployments) == 1 else None)
@@ -162,7 +165,9 @@ class LineReader:
     def _named(self, name: Any, field_name: str) -> str:
         if name is None:
             if self._default is None:
-                raise DeploymentNeeded(f"several deployments: {', '.join(self._names)}; give --deployment NAME")
+                raise DeploymentNeeded(
+                    f"several deployments: {', '.join(self._names)}; give --deployment NAME"
+                )
             return self._default
         if name not in self._names:
             raise InvalidRequest(field_name, f"no such deployment; there are: {', '.join(self._names)}")

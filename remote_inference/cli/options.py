@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,7 +18,15 @@ from ..config import Deployment, InferenceConfig, load_config
 from ..credentials import CredentialWarning
 from ..errors import ConfigurationError, InferenceError, InvalidRequest
 
-__all__ = ["CONFIG_VARIABLE", "Settings", "common_options", "pick_deployment", "shown_url", "warn"]
+__all__ = [
+    "CONFIG_VARIABLE",
+    "Settings",
+    "common_options",
+    "credential_warnings",
+    "pick_deployment",
+    "shown_url",
+    "warn",
+]
 
 CONFIG_VARIABLE = "REMOTE_INFERENCE_CONFIG"
 DEFAULT_CONFIG = "inference.toml"
@@ -39,13 +48,8 @@ class Settings:
         Raises:
             ConfigurationError: with every fault.
         """
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always", CredentialWarning)
-            try:
-                return load_config(self.config_path)
-            finally:
-                for warning in caught:
-                    warn(str(warning.message))
+        with credential_warnings():
+            return load_config(self.config_path)
 
     def __repr__(self) -> str:
         return f"Settings({self.config_path!r}, {shown_url(self.broker)!r})"
@@ -98,6 +102,18 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return run
 
 
+@contextmanager
+def credential_warnings() -> Iterator[None]:
+    """What a configuration warns of, as lines on stderr."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", CredentialWarning)
+        try:
+            yield
+        finally:
+            for warning in caught:
+                warn(str(warning.message))
+
+
 def pick_deployment(config: InferenceConfig, name: str | None) -> Deployment:
     """The deployment of that name, or the only one.
 
@@ -108,7 +124,9 @@ def pick_deployment(config: InferenceConfig, name: str | None) -> Deployment:
     names = ", ".join(config.deployments)
     if name is None:
         if len(config.deployments) > 1:
-            raise click.UsageError(f"the configuration has several deployments ({names}): give --deployment NAME")
+            raise click.UsageError(
+                f"the configuration has several deployments ({names}): give --deployment NAME"
+            )
         return next(iter(config.deployments.values()))
     if name not in config.deployments:
         raise InvalidRequest("--deployment", f"no deployment is named {name!r}; there are: {names}")

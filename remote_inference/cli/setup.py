@@ -83,8 +83,9 @@ class Backend:
             except CredentialError as exc:
                 raise click.ClickException(f"deployment {deployment.name}: {exc}") from exc
         queues = [deployment.queue for deployment in self._config.deployments.values()]
-        self._worker = EmbeddedWorker(self.inference.app, concurrency=self._concurrency, queues=queues)
-        self._worker.start()
+        worker = EmbeddedWorker(self.inference.app, concurrency=self._concurrency, queues=queues)
+        worker.start()
+        self._worker = worker
 
     def running(self) -> int | None:
         """Requests that the embedded worker is at; None where that is not known here."""
@@ -114,7 +115,9 @@ class Backend:
         except TimeoutError:
             return
         if not answers:
-            tell("no worker answers: requests wait in the queue until one is started (remote-inference worker)")
+            tell(
+                "no worker answers: requests wait in the queue until one is started (remote-inference worker)"
+            )
 
     def close(self) -> None:
         """End the embedded worker, and this process's connections."""

@@ -2,7 +2,8 @@
 
 The names are Celery's own. ``Inference`` sees to what its requests need whatever the app's settings are (acknowledged
 late, never more messages taken than there are slots); this is what is good for a worker on the whole. The pool is not
-among it: Celery could not tell a pool asked for by ``-P prefork`` from none asked for. Start workers with ``-P threads``.
+among it, because Celery could not tell a pool asked for by ``-P prefork`` from none asked for: start workers with
+``-P threads``.
 """
 
 from __future__ import annotations
@@ -23,10 +24,5 @@ task_track_started = True
 broker_connection_retry_on_startup = True
 broker_pool_limit = 10
 
-# Flower, and whoever else listens, sees requests with a redacted summary in place of their arguments.
-worker_send_task_events = True
-task_send_sent_event = True
-
 worker_hijack_root_logger = True
 worker_redirect_stdouts = False
-task_default_queue = "celery"

@@ -31,10 +31,13 @@ class ReplyDesk:
         self._answered = threading.Condition()
         self._subscriber = Subscriber(connection, self._declare, self._on_message, name="inference-replies")
 
-    def listen(self, timeout: float) -> bool:
-        """Begin; whether it listens within ``timeout`` seconds. The queues must stand before a worker replies."""
+    def listen(self, timeout: float, *, patient: bool = True) -> bool:
+        """Begin; whether it listens within ``timeout`` seconds. The queues must stand before a worker replies.
+
+        ``patient``: wait for that also while the broker cannot be reached.
+        """
         self._subscriber.start()
-        return self._subscriber.wait_ready(timeout)
+        return self._subscriber.wait_ready(timeout, patient=patient)
 
     def expect(self, handle: InferenceHandle) -> None:
         """Hand this handle its replies from now on."""
@@ -68,9 +71,10 @@ class ReplyDesk:
         """Stop listening; the broker deletes the queues a minute later."""
         self._subscriber.close()
 
-    def _declare(self, channel: Any) -> tuple[str, str]:
+    def _declare(self, channel: Any) -> dict[str, bool]:
         declare_client_queues(channel, self._identity.token)
-        return reply_queue(self._identity.token), chunk_queue(self._identity.token)
+        # an outcome comes once: it must not be lost with a connection, as a chunk may be
+        return {reply_queue(self._identity.token): True, chunk_queue(self._identity.token): False}
 
     def _on_message(self, body: bytes | str) -> None:
         for reply in decode_replies(body):

@@ -2,40 +2,68 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from typing import Any
 
-from amqp.exceptions import NotFound
+from amqp.exceptions import AMQPError, ChannelError, NotFound
 from celery import Celery
+from kombu import Producer
 from kombu.utils.json import dumps as kombu_dumps
 
 from ..clock import Clock
 from ..config import CapacityPolicy, Deployment, InferenceConfig
-from ..errors import Backpressure, InferenceError, InvalidRequest, SubmitUncertain
+from ..config.checks import json_fault
+from ..errors import Backpressure, ConfigurationError, InvalidRequest, SubmitUncertain
 from ..events import CapacityMismatch, Hooks, SubmitRejected
 from ..messaging.admission import Admission
-from ..messaging.delivery import Delivery, DeliveryState
+from ..messaging.delivery import Delivery, DeliveryState, Probe
 from ..messaging.names import INFER_TASK
 from ..messaging.orders import send_cancel
 from ..messaging.publisher import Publisher
 from ..messaging.queues import DeclaredQueue, declare_common, declare_inference_queue, queue_depth
 from ..messaging.wire import ClientIdentity, Envelope, dumps
+from ..policy.routing import next_deployment
 from ..types import InferenceRequest, Priority, summary
 from .handle import InferenceHandle
 from .replies import ReplyDesk
 
 __all__ = ["Submitter"]
 
+logger = logging.getLogger(__name__)
+
 ROOM_PAUSE = 0.02, 0.1
 """Seconds between two looks at a full queue (the broker does not tell when there is room), drawn at random."""
 
 SLICE = 512
 """Messages of `submit_many` under way at once."""
+
+
+class _Unreachable(Exception):
+    """The broker cannot be asked now; ``reason`` is `Backpressure`'s."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+@dataclass
+class _Work:
+    """One request on its way: to the deployment that was asked for, and on to its fallbacks."""
+
+    asked: Deployment
+    deployment: Deployment
+    request: InferenceRequest
+    priority: Priority
+    envelope: Envelope
+    handle: InferenceHandle
+    tried: list[str]
+    delivery: Delivery | None = None
 
 
 class Submitter:
@@ -91,19 +119,17 @@ class Submitter:
         seconds = check_deadline(deadline)
         _choice("on_restart", on_restart, ("raise", "announce"))
         _choice("on_disconnect", on_disconnect, ("cancel", "finish"))
-        self._listen(deployment)
+        work = self._work(request, deployment, priority, seconds, on_restart, on_disconnect)
+        end = self._clock.monotonic() + deployment.admission_timeout
         while True:
-            message, handle = self._message(request, deployment, priority, seconds, on_restart, on_disconnect)
-            self._desk.expect(handle)
+            producer = _AdmittedProducer(self, self._app, work.deployment, priority, end, before=self._listen)
             try:
-                self._send(deployment, priority, message)
-                return handle
+                self._publish_task(work, producer)
+                return work.handle
             except Backpressure as refused:
-                other = self._fallback(deployment, refused)
-                if other is None:
+                if not self._move_on(work, refused):
                     raise
-                deployment = other
-                request = replace(request, deployment=other.name)
+                end = self._clock.monotonic() + work.deployment.admission_timeout
 
     def submit_many(
         self,
@@ -134,22 +160,18 @@ class Submitter:
                 raise InvalidRequest(f"requests[{index}].{exc.field}", exc.reason) from exc
         if not prepared:
             return []
-        self._listen(prepared[0][0])
-        work: list[tuple[Deployment, Delivery, InferenceHandle]] = []
+        works: list[_Work] = []
         for index, (deployment, request) in enumerate(prepared):
+            work = self._work(request, deployment, priority, seconds, on_restart, on_disconnect)
             try:
-                message, handle = self._message(
-                    request, deployment, priority, seconds, on_restart, on_disconnect
-                )
+                self._collect(work)
             except InvalidRequest as exc:
                 raise InvalidRequest(f"requests[{index}].{exc.field}", exc.reason) from exc
-            work.append((deployment, message, handle))
-        for _, _, handle in work:
-            self._desk.expect(handle)
-        for deployment in {deployment.name: deployment for deployment, _, _ in work}.values():
-            own = [(message, handle) for owner, message, handle in work if owner is deployment]
-            self._send_many(deployment, priority, own)
-        return [handle for _, _, handle in work]
+            works.append(work)
+        handles = [work.handle for work in works]
+        while works:
+            works = [work for work, refused in self._send_all(works) if self._goes_on(work, refused)]
+        return handles
 
     def cancel(self, request_ids: Iterable[str], reason: str = "caller") -> None:
         """Cancel requests wherever they are."""
@@ -157,7 +179,10 @@ class Submitter:
 
     def waiting(self, deployment: Deployment, timeout: float) -> DeclaredQueue:
         """How many requests wait in a deployment's queue."""
-        return self._look(deployment, timeout)
+        try:
+            return self._look(deployment, timeout)
+        except _Unreachable as exc:
+            raise self._refused(deployment, exc.reason) from exc
 
     def declare(self, timeout: float) -> None:
         """Have the exchange and the queues that all processes share, before something goes to the bus.
@@ -181,6 +206,37 @@ class Submitter:
         Raises:
             InvalidRequest: nothing was sent.
         """
+        deployment, request, seconds = self.check_call(args, kwargs)
+        if self._app.conf.task_protocol != 2:
+            raise ConfigurationError(
+                ["task_protocol: must be 2 (Celery's default): older messages have no headers"]
+            )
+        end = self._clock.monotonic() + deployment.admission_timeout
+        priority = Priority.NORMAL if options.get("priority") is None else Priority.parse(options["priority"])
+        headers = dict(options.get("headers") or {})
+        headers.update(self._envelope(request, seconds, reply_to="").to_headers())
+        options = {
+            **options,
+            "queue": deployment.queue,
+            "priority": int(priority),
+            "headers": headers,
+            "producer": _AdmittedProducer(self, self._app, deployment, priority, end),
+            "serializer": "json",
+            "argsrepr": "()",
+            "kwargsrepr": summary(request),
+        }
+        for name in ("exchange", "routing_key", "compression", "connection", "publisher"):
+            options.pop(name, None)
+        return request.to_wire(), options
+
+    def check_call(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[Deployment, InferenceRequest, float | None]:
+        """What a task is called with: its deployment, its request, and the seconds that it may take.
+
+        Raises:
+            InvalidRequest: with the path of the field at fault.
+        """
         given = dict(kwargs)
         for name, value in zip(("deployment", "messages"), args, strict=False):
             if name in given:
@@ -190,23 +246,7 @@ class Submitter:
             raise InvalidRequest("args", "deployment and messages may be positional, the rest goes by name")
         seconds = check_deadline(given.pop("deadline", None))
         request = InferenceRequest.parse(given.pop("deployment", None), given.pop("messages", None), **given)
-        deployment = self._deployment(request.deployment)
-        priority = Priority.NORMAL if options.get("priority") is None else Priority.parse(options["priority"])
-        headers = dict(options.get("headers") or {})
-        headers.update(self._envelope(request, seconds, reply_to="").to_headers())
-        options = {
-            **options,
-            "queue": deployment.queue,
-            "priority": int(priority),
-            "headers": headers,
-            "producer": _AdmittedProducer(self, self._app, deployment, priority),
-            "serializer": "json",
-            "argsrepr": "()",
-            "kwargsrepr": summary(request),
-        }
-        for name in ("exchange", "routing_key", "compression", "connection", "publisher"):
-            options.pop(name, None)
-        return request.to_wire(), options
+        return self._deployment(request.deployment), request, seconds
 
     # -- one message
 
@@ -231,7 +271,7 @@ class Submitter:
             tokens=request.estimated_tokens(),
         )
 
-    def _message(
+    def _work(
         self,
         request: InferenceRequest,
         deployment: Deployment,
@@ -239,12 +279,25 @@ class Submitter:
         seconds: float | None,
         on_restart: str,
         on_disconnect: str,
-    ) -> tuple[Delivery, InferenceHandle]:
-        request_id = self._identity.new_id()
+    ) -> _Work:
         envelope = self._envelope(request, seconds, reply_to=self._identity.token, gone=on_disconnect)
+        handle = InferenceHandle(
+            self._identity.new_id(),
+            deployment.name,
+            clock=self._clock,
+            cancel=self._cancel_one,
+            deadline=envelope.deadline,
+            announce_restarts=on_restart == "announce",
+        )
+        self._desk.expect(handle)
+        return _Work(deployment, deployment, request, priority, envelope, handle, [deployment.name])
+
+    def _publish_task(self, work: _Work, producer: _Collector) -> None:
+        """Have Celery make the task's message, with its signals and events, and give it to ``producer``."""
         amqp = self._app.amqp
+        request = work.request
         message = amqp.as_task_v2(
-            request_id,
+            work.handle.request_id,
             INFER_TASK,
             (),
             request.to_wire(),
@@ -253,26 +306,44 @@ class Submitter:
             kwargsrepr=summary(request),
             ignore_result=True,
         )
-        collector = _Collector(self, self._app, deployment)
         amqp.send_task_message(
-            collector,
+            producer,
             INFER_TASK,
             message,
-            queue=amqp.queues[deployment.queue],
-            headers=envelope.to_headers(),
-            priority=int(priority),
+            queue=amqp.queues[work.deployment.queue],
+            headers=work.envelope.to_headers(),
+            priority=int(work.priority),
             retry=False,
             delivery_mode=2,
         )
-        handle = InferenceHandle(
-            request_id,
-            deployment.name,
-            clock=self._clock,
-            cancel=self._cancel_one,
-            deadline=envelope.deadline,
-            announce_restarts=on_restart == "announce",
-        )
-        return collector.delivery, handle
+
+    def _collect(self, work: _Work) -> None:
+        collector = _Collector(self, self._app, work.deployment)
+        self._publish_task(work, collector)
+        work.delivery = collector.delivery
+
+    def _move_on(self, work: _Work, refused: Backpressure) -> bool:
+        """Send it to the next of its fallbacks, if there is one for this refusal."""
+        other = next_deployment(work.asked, refused, self._config(), tried=work.tried)
+        if other is None:
+            return False
+        work.tried.append(other)
+        work.deployment = self._config().deployments[other]
+        work.request = replace(work.request, deployment=other)
+        work.handle.deployment = other
+        return True
+
+    def _goes_on(self, work: _Work, refused: Backpressure) -> bool:
+        """As `_move_on`, for one of many: where it does not go on, its handle is told."""
+        try:
+            if self._move_on(work, refused):
+                self._collect(work)
+                return True
+        except InvalidRequest as exc:  # too large for the fallback
+            work.handle.fail(exc)
+            return False
+        work.handle.fail(Backpressure(*refused.args))
+        return False
 
     def _cancel_one(self, request_id: str) -> None:
         self.cancel((request_id,))
@@ -286,8 +357,14 @@ class Submitter:
             InvalidRequest: it is larger than the deployment allows.
         """
         try:
-            encoded = dumps(body)
-        except TypeError:  # a link or a chord may carry datetimes and the like: Celery's JSON knows them
+            encoded = dumps(body, strict=True)
+        except (TypeError, ValueError, RecursionError) as exc:
+            for name, value in body[1].items():
+                fault = json_fault(value, name)
+                if fault is not None:
+                    path, _, reason = fault.partition(": ")
+                    raise InvalidRequest(path, reason) from exc
+            # a link or a chord may carry datetimes and the like: Celery's JSON knows them
             encoded = kombu_dumps(body).encode()
         if len(encoded) > deployment.max_request_bytes:
             raise InvalidRequest(
@@ -311,84 +388,142 @@ class Submitter:
 
     # -- into the queue
 
-    def _listen(self, deployment: Deployment) -> None:
-        if not self._desk.listen(deployment.admission_timeout):
-            raise self._refused(deployment, "broker_down")
+    def _listen(self, deployment: Deployment, end: float) -> None:
+        patient = deployment.on_capacity_exhausted is CapacityPolicy.QUEUE
+        if not self._desk.listen(max(0.05, end - self._clock.monotonic()), patient=patient):
+            raise self._refused(deployment, self._publisher.trouble or "broker_down")
 
-    def send(self, deployment: Deployment, priority: Priority, delivery: Delivery) -> None:
-        """Publish one message (``apply_async``'s way); no fallback: a Celery task stays what it was called with."""
-        self._send(deployment, priority, delivery)
+    def send(self, deployment: Deployment, priority: Priority, delivery: Delivery, end: float) -> None:
+        """Publish one message, and wait for its confirm, until ``end`` (monotonic) at most.
 
-    def _send(self, deployment: Deployment, priority: Priority, delivery: Delivery) -> None:
-        end = self._clock.monotonic() + deployment.admission_timeout
+        Raises:
+            Backpressure, SubmitUncertain: as `submit`.
+        """
         while True:
-            reason = self._room(deployment, priority, end)
-            if not reason:
+            granted, reason = self._take(deployment, priority, 1, end)
+            if granted:
                 self._publisher.publish(delivery)
-                delivery.wait(max(0.0, end - self._clock.monotonic()))
-                reason = self._ended(deployment, delivery)
+                try:
+                    delivery.wait(max(0.0, end - self._clock.monotonic()))
+                    reason = self._ended(deployment, delivery)
+                finally:
+                    self._admission.settled(deployment.queue)
                 if not reason:
                     return
             self._wait_for_room(deployment, reason, end)
             delivery = _again(delivery)
 
-    def _send_many(
-        self, deployment: Deployment, priority: Priority, work: list[tuple[Delivery, InferenceHandle]]
-    ) -> None:
+    def _send_all(self, works: list[_Work]) -> list[tuple[_Work, Backpressure]]:
+        """Publish all, deployment by deployment; which of them were refused."""
+        refused: list[tuple[_Work, Backpressure]] = []
+        for deployment in {work.deployment.name: work.deployment for work in works}.values():
+            own = [work for work in works if work.deployment is deployment]
+            try:
+                self._listen(deployment, self._clock.monotonic() + deployment.admission_timeout)
+            except Backpressure as exc:
+                refused += [(work, exc) for work in own]
+            else:
+                refused += self._send_many(deployment, own)
+        return refused
+
+    def _send_many(self, deployment: Deployment, left: list[_Work]) -> list[tuple[_Work, Backpressure]]:
+        priority = left[0].priority
         end = self._clock.monotonic() + deployment.admission_timeout
-        left = work
         try:
             while left:
-                reason = self._room(deployment, priority, end, release=True)
-                granted = 0
-                if not reason:
-                    granted = self._take(deployment, priority, min(SLICE, len(left)), end)
+                granted, reason = self._take(deployment, priority, min(SLICE, len(left)), end)
+                if granted:
                     batch, rest = left[:granted], left[granted:]
-                    self._publisher.publish_all(delivery for delivery, _ in batch)
-                    again: list[tuple[Delivery, InferenceHandle]] = []
-                    for delivery, handle in batch:
-                        delivery.wait(max(0.0, end - self._clock.monotonic()))
-                        try:
-                            why = self._ended(deployment, delivery)
-                        except InferenceError as exc:
-                            handle.fail(exc)
-                            continue
-                        if why:
-                            reason = why
-                            again.append((_again(delivery), handle))
+                    again, reason = self._send_batch(deployment, batch, end)
                     left = again + rest
                     if len(again) < len(batch):  # it moves: the time limit is for standing still
                         end = self._clock.monotonic() + deployment.admission_timeout
-                if left and (reason or not granted):
-                    self._wait_for_room(deployment, reason or "class_full", end)
-        except InferenceError as exc:
-            for _, handle in left:
-                handle.fail(exc)
+                if left and reason:
+                    self._wait_for_room(deployment, reason, end)
+        except Backpressure as exc:
+            return [(work, exc) for work in left]
+        return []
 
-    def _room(self, deployment: Deployment, priority: Priority, end: float, release: bool = False) -> str:
-        """Take room for one message; "" when there is, else why not. ``release``: only look."""
-        if not self._take(deployment, priority, 1, end):
-            return "class_full" if priority is not Priority.CRITICAL else "queue_full"
-        return ""
+    def _send_batch(self, deployment: Deployment, batch: list[_Work], end: float) -> tuple[list[_Work], str]:
+        """Publish what there is room for; what may be tried again, and why."""
+        reason, again = "", []
+        deliveries = [work.delivery for work in batch if work.delivery is not None]
+        self._publisher.publish_all(deliveries)
+        for work, delivery in zip(batch, deliveries, strict=True):
+            delivery.wait(max(0.0, end - self._clock.monotonic()))
+            try:
+                why = self._ended(deployment, delivery)
+            except SubmitUncertain as exc:
+                work.handle.fail(exc)
+                continue
+            finally:
+                self._admission.settled(deployment.queue)
+            if why:
+                reason = why
+                work.delivery = _again(delivery)
+                again.append(work)
+        return again, reason
 
-    def _take(self, deployment: Deployment, priority: Priority, wanted: int, end: float) -> int:
+    def _take(self, deployment: Deployment, priority: Priority, wanted: int, end: float) -> tuple[int, str]:
+        """Take room for up to ``wanted`` messages; 0 and the reason, where there is none."""
+        full = "queue_full" if priority is Priority.CRITICAL else "class_full"
+        looked = False
         while True:
             connection, capacity = self._declared.get(deployment.queue, (-1, 0))
             granted = None
-            if connection == self._publisher.connections:
+            if connection == self._publisher.connections and not self._publisher.trouble:
                 granted = self._admission.take(deployment.queue, capacity, priority, wanted)
             if granted is not None:
-                return granted
-            self._look(deployment, max(0.05, end - self._clock.monotonic()))
+                return granted, "" if granted else full
+            left = end - self._clock.monotonic()
+            if looked and left <= 0:
+                return 0, full
+            try:
+                self._look(deployment, max(0.05, left))
+            except _Unreachable as exc:
+                return 0, exc.reason
+            looked = True
+
+    def reach(self, deployment: Deployment, end: float) -> None:
+        """Make sure that the broker answers.
+
+        Raises:
+            Backpressure: it does not.
+        """
+        while True:
+            try:
+                self._look(deployment, max(0.05, end - self._clock.monotonic()))
+                return
+            except _Unreachable as exc:
+                self._wait_for_room(deployment, exc.reason, end)
+
+    def publish_event(self, body: Any, options: dict[str, Any]) -> None:
+        """Publish an event of Celery's, as soon as that can be done: nobody waits for it."""
+
+        def publish(connection: Any) -> None:
+            Producer(connection.default_channel).publish(body, **{**options, "retry": False})
+
+        self._publisher.call(publish)
 
     def _look(self, deployment: Deployment, timeout: float) -> DeclaredQueue:
         """See how full the queue is, and declare it if this connection has not.
 
         Raises:
-            Backpressure: the broker does not answer.
+            _Unreachable: the broker does not answer.
+            Backpressure: it refuses the queue.
         """
         name, configured = deployment.queue, deployment.queue_capacity
         known = self._declared.get(name)
+        end = self._clock.monotonic() + timeout
+        probe = Probe()
+        self._publisher.publish(probe)
+        if not probe.wait(timeout):
+            self._publisher.withdraw(probe)
+            raise _Unreachable(self._publisher.trouble or "broker_down")
+        if probe.state in (DeliveryState.NOT_SENT, DeliveryState.UNCERTAIN):
+            raise _Unreachable("broker_blocked" if probe.reason == "broker_blocked" else "broker_down")
+
+        looking = self._admission.looking(name)
 
         def look(connection: Any) -> tuple[int, DeclaredQueue]:
             generation = self._publisher.connections
@@ -403,9 +538,12 @@ class Submitter:
             return generation, declare_inference_queue(connection, name, configured)
 
         try:
-            generation, queue = self._publisher.call(look).result(timeout)
-        except (TimeoutError, OSError) as exc:
-            raise self._refused(deployment, self._publisher.trouble or "broker_down") from exc
+            generation, queue = self._publisher.call(look).result(max(0.05, end - self._clock.monotonic()))
+        except ChannelError as exc:
+            logger.error("queue %s: the broker refuses it: %s", name, exc)
+            raise self._refused(deployment, "no_queue") from exc
+        except (TimeoutError, OSError, AMQPError) as exc:
+            raise _Unreachable(self._publisher.trouble or "broker_down") from exc
         if queue.capacity is not None:
             self._declared[name] = (generation, min(configured, queue.capacity))
             if queue.capacity != configured:
@@ -414,7 +552,7 @@ class Submitter:
                         deployment=deployment.name, configured=configured, declared=queue.capacity
                     )
                 )
-        self._admission.seen(name, queue.waiting)
+        self._admission.seen(name, queue.waiting, looking)
         return queue
 
     def _ended(self, deployment: Deployment, delivery: Delivery) -> str:
@@ -436,7 +574,7 @@ class Submitter:
         if delivery.state is DeliveryState.NOT_SENT:
             return delivery.reason or "broker_down"
         if delivery.state is DeliveryState.WRITTEN:
-            self._publisher.reset()  # a late confirm must confirm nothing
+            self._publisher.reset(delivery)  # a late confirm must confirm nothing
         request_id = str(delivery.properties.get("correlation_id", ""))
         self.cancel((request_id,), "uncertain")
         raise SubmitUncertain(request_id, deployment.name)
@@ -456,11 +594,6 @@ class Submitter:
     def _refused(self, deployment: Deployment, reason: str) -> Backpressure:
         self._hooks(SubmitRejected(deployment=deployment.name, reason=reason))
         return Backpressure(deployment.name, reason, 1.0 if reason.endswith("full") else 5.0)
-
-    def _fallback(self, deployment: Deployment, refused: Backpressure) -> Deployment | None:
-        if deployment.on_capacity_exhausted is not CapacityPolicy.FALLBACK or not deployment.fallback:
-            return None
-        return self._config().deployments[deployment.fallback[0]]
 
     def __repr__(self) -> str:
         return f"Submitter({self._identity.token}, {self._publisher!r})"
@@ -514,8 +647,7 @@ class _Collector:
         """Called by Celery with the task's message, and with a ``task-sent`` event if these are on."""
         headers = options.pop("headers", None) or {}
         if "task" not in headers:  # an event: not ours to admit
-            with self._app.producer_or_acquire() as producer:
-                producer.publish(body, headers=headers, **options)
+            self._submitter.publish_event(body, {**options, "headers": headers})
             return
         self._take(self._submitter.delivery(self._deployment, body, headers, options))
 
@@ -526,12 +658,24 @@ class _Collector:
 class _AdmittedProducer(_Collector):
     """Stands where Celery expects a producer, for ``apply_async``: admits, publishes and waits for the confirm."""
 
-    def __init__(self, submitter: Submitter, app: Celery, deployment: Deployment, priority: Priority) -> None:
+    def __init__(
+        self,
+        submitter: Submitter,
+        app: Celery,
+        deployment: Deployment,
+        priority: Priority,
+        end: float,
+        before: Callable[[Deployment, float], None] | None = None,
+    ) -> None:
         super().__init__(submitter, app, deployment)
         self._priority = priority
+        self._end = end
+        self._before = before
 
     def _take(self, delivery: Delivery) -> None:
-        self._submitter.send(self._deployment, self._priority, delivery)
+        if self._before is not None:  # after the checks: a bad request needs no broker to be told so
+            self._before(self._deployment, self._end)
+        self._submitter.send(self._deployment, self._priority, delivery, self._end)
 
     @property
     def connection(self) -> _AdmittedProducer:
@@ -544,6 +688,7 @@ class _AdmittedProducer(_Collector):
 
     @property
     def channel(self) -> Any:
-        """A real channel: the rpc result backend declares its queue on it."""
+        """A real channel: the rpc result backend declares its queue on it, and would try so for ever."""
+        self._submitter.reach(self._deployment, self._end)
         with self._app.producer_or_acquire() as producer:
             return producer.channel

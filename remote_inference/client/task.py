@@ -67,6 +67,7 @@ class InferTask(Task):
             InvalidRequest, Backpressure, SubmitUncertain: as `Inference.submit`.
         """
         if self._get_app().conf.task_always_eager:
+            self.inference.submitter.check_call(args or (), kwargs or {})
             return super().apply_async(args, kwargs, **options)
         kwargs, options = self.inference.submitter.prepare(args or (), kwargs or {}, options)
         return super().apply_async((), kwargs, **options)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .deployment import Deployment
 from .endpoints import infer_provider
-from .load import InferenceConfig, as_mapping, load_config
+from .load import InferenceConfig, as_mapping, load_config, survey_config
 from .policies import BreakerPolicy, CapacityPolicy, Price, RateLimits, RetryPolicy, Timeouts
 
 __all__ = [
@@ -19,4 +19,5 @@ __all__ = [
     "as_mapping",
     "infer_provider",
     "load_config",
+    "survey_config",
 ]

@@ -15,7 +15,7 @@ from ..errors import ConfigurationError
 from .checks import build, did_you_mean
 from .deployment import Deployment
 
-__all__ = ["InferenceConfig", "as_mapping", "load_config"]
+__all__ = ["InferenceConfig", "as_mapping", "load_config", "survey_config"]
 
 _TABLES = "deployment"
 
@@ -57,19 +57,31 @@ def load_config(
     """
     if isinstance(source, InferenceConfig):
         return source
+    deployments, faults = survey_config(source)
+    if faults:
+        raise ConfigurationError(faults)
+    return InferenceConfig(deployments={d.name: d for d in deployments if d is not None})
+
+
+def survey_config(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Sequence[Deployment],
+) -> tuple[list[Deployment | None], list[str]]:
+    """As `load_config`, for who goes on in spite of faults.
+
+    Returns:
+        The deployments in their order, None for one with a fault of its own; and all faults.
+    """
     if isinstance(source, (str, os.PathLike)):
         source, fault = _read(os.fspath(source))
-        if fault:  # raised here: a traceback must reach no frame that has held the file's text
-            raise ConfigurationError([fault])
+        if fault:  # not raised below: a traceback must reach no frame that has held the file's text
+            return [], [fault]
     faults: list[str] = []
     drafts = []
     for index, table in enumerate(_listed(source, faults)):
         deployment = build(Deployment, table, f"{_TABLES}[{index}]", faults)
         drafts.append(_Draft.of(index, table if deployment is None else deployment))
     faults += _faults_between(drafts) if drafts or not faults else []
-    if faults:
-        raise ConfigurationError(faults)
-    return InferenceConfig(deployments={d.name: d.deployment for d in drafts if d.deployment is not None})
+    return [draft.deployment for draft in drafts], faults
 
 
 def as_mapping(config: InferenceConfig) -> dict[str, Any]:

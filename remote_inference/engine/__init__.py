@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from .engine import EnginePart, Job, RemoteEngine
+from .engine import RemoteEngine
 from .metrics import CELLS, MetricsRecorder, metrics_from_cells
+from .parts import EnginePart, Job
 from .sink import NullSink, Sink
 
 __all__ = [

@@ -43,6 +43,11 @@ class Answer:
             self._usage = chunk.usage
 
     @property
+    def charged(self) -> bool:
+        """Whether the provider will want money for it: it said something, or told a usage."""
+        return self.begun or self._usage is not None
+
+    @property
     def text(self) -> str:
         """The text so far."""
         return "".join(self._text)

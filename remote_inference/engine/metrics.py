@@ -61,6 +61,12 @@ class MetricsRecorder:
         with self._lock:
             self._cells[_INDEX[name]] += amount
 
+    def fail_in_flight(self) -> None:
+        """Whoever counted in these cells before has died: what it had in flight failed there."""
+        with self._lock:
+            self._cells[_INDEX["failed"]] += self._cells[_INDEX["in_flight"]]
+            self._cells[_INDEX["in_flight"]] = 0
+
     def snapshot(self) -> EngineMetrics:
         """The counts now."""
         with self._lock:

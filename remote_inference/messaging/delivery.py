@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Delivery", "DeliveryState"]
+__all__ = ["Delivery", "DeliveryState", "Probe"]
 
 
 class DeliveryState(enum.Enum):
@@ -21,6 +21,9 @@ class DeliveryState(enum.Enum):
     UNCERTAIN = "uncertain"
     NOT_SENT = "not_sent"
 
+
+PROBE_KEY = "inference..probe"
+"""No queue has this name: a deployment's begins with a letter or digit."""
 
 _OPEN = (DeliveryState.QUEUED, DeliveryState.WRITTEN)
 
@@ -88,4 +91,17 @@ class Delivery:
             self._done.set()
 
     def __repr__(self) -> str:
-        return f"Delivery({self.routing_key}, {len(self.body)} bytes, {self.state.value})"
+        return f"{type(self).__name__}({self.routing_key}, {len(self.body)} bytes, {self.state.value})"
+
+
+class Probe(Delivery):
+    """Asks whether the broker reads what is published. It goes nowhere, and ends as UNROUTABLE when all is well.
+
+    A broker that is short of memory or disk blocks a connection only when that publishes, and tells it then. With
+    a probe the first thing that waits in a socket for the broker to recover is nobody's request.
+    """
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(PROBE_KEY, b"", {"correlation_id": PROBE_KEY}, patient=False)

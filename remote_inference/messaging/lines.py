@@ -11,7 +11,7 @@ import amqp
 from amqp.exceptions import IrrecoverableChannelError, MessageNacked
 from kombu.connection import Connection
 
-from .delivery import Delivery, DeliveryState
+from .delivery import Delivery, DeliveryState, Probe
 
 __all__ = ["Line", "connect_line"]
 
@@ -174,6 +174,9 @@ class AmqpLine(Line):
 
     def _on_blocked(self, reason: str) -> None:
         self.blocked = True
+        for delivery in self.unconfirmed.values():
+            if isinstance(delivery, Probe):
+                delivery.finish(DeliveryState.NOT_SENT, "broker_blocked")
 
     def _on_unblocked(self) -> None:
         self.blocked = False

@@ -30,8 +30,8 @@ BUS_EXCHANGE = PREFIX + "bus"
 HEADER = "inference"
 """The one message header of ours: a mapping, see `remote_inference.messaging.wire`."""
 
-_NOT_DEPLOYMENTS = (CONTROL_QUEUE, DEAD_LETTER_QUEUE, CANCELLED_QUEUE)
-_OURS = (PREFIX + "reply.", PREFIX + "suspect.", PREFIX + "bus.")
+_NOT_DEPLOYMENTS = (PREFIX, CONTROL_QUEUE, DEAD_LETTER_QUEUE, CANCELLED_QUEUE)
+_OURS = tuple(PREFIX + part for part in ("reply.", "suspect.", "bus.", "cancelled."))
 
 
 def inference_queue(deployment: str) -> str:

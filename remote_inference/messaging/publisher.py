@@ -52,9 +52,13 @@ class Scheduled(Protocol):
 
 
 class Call(Generic[T]):
-    """A function to be run on the publishing connection, and its result."""
+    """A function to be run on the publishing connection, and its result.
 
-    def __init__(self, function: Callable[[Connection], T]) -> None:
+    ``patient``: it waits while the broker is away, and is run again where the connection broke under it.
+    """
+
+    def __init__(self, function: Callable[[Connection], T], patient: bool = False) -> None:
+        self.patient = patient
         self._function = function
         self._done = threading.Event()
         self._value: T | None = None
@@ -68,11 +72,14 @@ class Call(Generic[T]):
         """
         try:
             self._value = self._function(connection)
-        except Exception as exc:  # handed to the caller below
-            self._error = exc
-        self._done.set()
-        if isinstance(self._error, (OSError, *connection.connection_errors)):
-            raise self._error
+        except Exception as exc:  # the caller has it in any case
+            lost = isinstance(exc, (OSError, *connection.connection_errors))
+            if not (lost and self.patient):
+                self.fail(exc)
+            if lost:
+                raise
+        else:
+            self._done.set()
 
     def fail(self, error: BaseException) -> None:
         """It cannot be run."""
@@ -107,7 +114,7 @@ class Publisher:
         self._inbox: deque[Delivery | Call[Any] | _Drop | tuple[bool, Scheduled]] = deque()
         self._gathering: list[Scheduled] = []
         self._flush_at: float | None = None
-        self._held: deque[Delivery] = deque()
+        self._held: deque[Delivery | Call[Any]] = deque()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._sleeping = False
@@ -140,9 +147,9 @@ class Publisher:
         if self._sleeping and (at_once or self._flush_at is None):  # else it wakes at the tick anyway
             self._wake()
 
-    def call(self, function: Callable[[Connection], T]) -> Call[T]:
-        """Run a short function on the connection, between two batches."""
-        call = Call(function)
+    def call(self, function: Callable[[Connection], T], *, patient: bool = False) -> Call[T]:
+        """Run a short function on the connection, between two batches; see `Call` for ``patient``."""
+        call = Call(function, patient)
         self._put(call)
         return call
 
@@ -193,6 +200,11 @@ class Publisher:
         Not while the broker blocks it: it would only forget that, and write more that is not read.
         """
         self._put(_Drop(unconfirmed))
+
+    def renew(self) -> None:
+        """Connect anew, if that has not happened since: this process has found its other connection to be dead."""
+        if self._thread is not None:
+            self._put(_Drop(self.connections))
 
     def close(self, timeout: float = 5.0) -> None:
         """Send what is in the inbox, as far as that is possible in time, and end the thread."""
@@ -292,7 +304,12 @@ class Publisher:
                 self._held.clear()
             batch = self._collect(line)
             if batch:
-                line.write(batch)
+                try:
+                    line.write(batch)
+                except BaseException:
+                    for delivery in batch:  # those too that the line has not got to
+                        delivery.finish(DeliveryState.UNCERTAIN, "connection_lost")
+                    raise
                 line.drain()
                 continue
             if self._stopping and not line.unconfirmed:
@@ -310,16 +327,27 @@ class Publisher:
                 at_once, source = item
                 (now_due if at_once and not line.blocked else self._gathering).append(source)
             elif isinstance(item, _Drop):
-                if item.unconfirmed in line.unconfirmed.values() and not line.blocked:
+                if batch or now_due:
+                    inbox.appendleft(item)
+                    break
+                if item.on == self.connections or (item.on in line.unconfirmed.values() and not line.blocked):
                     raise ConnectionResetError("dropped on purpose")
             elif isinstance(item, Call):
                 if line.blocked:  # no answer would come
-                    item.fail(BrokerBlocked("the broker has blocked the connection"))
+                    if item.patient:
+                        self._held.append(item)
+                    else:
+                        item.fail(BrokerBlocked("the broker has blocked the connection"))
                     continue
                 if batch:  # in order: first what was put before it
                     inbox.appendleft(item)
                     break
-                item.run(line.connection)
+                try:
+                    item.run(line.connection)
+                except Exception:
+                    if item.patient:
+                        inbox.appendleft(item)
+                    raise
             else:
                 self._admit(line, item, batch)  # type: ignore[arg-type]  # the three kinds are told apart above
         if self._gathering and not line.blocked:  # they gather on meanwhile: nothing is lost
@@ -371,11 +399,14 @@ class Publisher:
         """Not connected: those who cannot wait are told, chunks are dropped, the rest stays."""
         until = self._clock.monotonic() + delay
         while not self._stopping:
-            keep: list[Delivery] = []
+            keep: list[Delivery | Call[Any]] = []
             while self._inbox:
                 item = self._inbox.popleft()
                 if isinstance(item, Call):
-                    item.fail(ConnectionError("the broker is not reachable"))
+                    if item.patient:
+                        keep.append(item)
+                    else:
+                        item.fail(ConnectionError("the broker is not reachable"))
                 elif type(item) is tuple:
                     self._gathering.append(item[1])  # it gathers on: what was not written is not lost
                 elif isinstance(item, Delivery) and item.confirm and item.state is DeliveryState.QUEUED:
@@ -435,10 +466,10 @@ class _Stopped(Exception):
 
 
 class _Drop:
-    """An order to drop the connection on which a delivery waits."""
+    """An order to drop the connection on which a delivery waits, or the so-manieth connection."""
 
-    def __init__(self, unconfirmed: Delivery) -> None:
-        self.unconfirmed = unconfirmed
+    def __init__(self, on: Delivery | int) -> None:
+        self.on = on
 
 
 def _unregister(selector: selectors.BaseSelector, line: Line) -> None:

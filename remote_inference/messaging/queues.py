@@ -66,19 +66,21 @@ def declare_inference_queue(connection: Connection, name: str, capacity: int) ->
     try:
         return _declare(connection, name, capacity)
     except PreconditionFailed as exc:
-        other = re.search(r"'x-max-length'.*?current is '?(\d+)", str(exc))
-        if other is None:
-            raise
-        current = int(other.group(1))
+        refused = exc
+    other = re.search(r"'x-max-length'.*?current is (?:the value )?'?(\d+)", str(refused))
+    current = int(other.group(1)) if other is not None else None
     channel = connection.channel()
     try:  # made anew only if that loses nothing: the broker checks and deletes in one step
         channel.queue_delete(name, if_unused=True, if_empty=True)
     except (PreconditionFailed, NotFound):
         pass
     else:
-        logger.info("queue %s: made anew with capacity %d (was %d)", name, capacity, current)
-        channel.close()
+        logger.info("queue %s: made anew with capacity %d (was %s)", name, capacity, current)
         return _declare(connection, name, capacity)
+    finally:
+        channel.close()
+    if current is None:
+        raise refused
     depth = queue_depth(connection, name)
     logger.warning(
         "queue %s was declared with capacity %d, the configuration says %d. Queue arguments cannot be changed while "
@@ -93,8 +95,10 @@ def declare_inference_queue(connection: Connection, name: str, capacity: int) ->
 
 def _declare(connection: Connection, name: str, capacity: int) -> DeclaredQueue:
     channel = connection.channel()
-    ok = channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments(capacity))
-    channel.close()
+    try:
+        ok = channel.queue_declare(name, durable=True, auto_delete=False, arguments=arguments(capacity))
+    finally:
+        channel.close()  # also after a refusal: it would be opened again, and nobody would close it
     return DeclaredQueue(name, ok.message_count, ok.consumer_count, capacity)
 
 
@@ -105,8 +109,10 @@ def queue_depth(connection: Connection, name: str) -> DeclaredQueue:
         NotFound: there is no such queue.
     """
     channel = connection.channel()
-    ok = channel.queue_declare(name, passive=True)
-    channel.close()
+    try:
+        ok = channel.queue_declare(name, passive=True)
+    finally:
+        channel.close()
     return DeclaredQueue(name, ok.message_count, ok.consumer_count, None)
 
 

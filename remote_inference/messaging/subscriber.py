@@ -6,7 +6,8 @@ import logging
 import os
 import socket
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from kombu.connection import Connection
@@ -19,11 +20,12 @@ HEARTBEAT = 20.0
 
 
 class Subscriber:
-    """Consumes without acknowledgements: what it reads concerns this process alone.
+    """What it reads concerns this process alone.
 
     Args:
         connection: makes the (unopened) connection.
-        declare: declares what is needed on the channel it gets, and names the queues to consume.
+        declare: declares what is needed on the channel it gets, and names the queues to consume: with True those
+            whose messages the broker is to keep until they were handed on (they may then come twice).
         on_message: gets each body, in the thread; must not block or raise.
         name: the thread's.
     """
@@ -31,7 +33,7 @@ class Subscriber:
     def __init__(
         self,
         connection: Callable[[], Connection],
-        declare: Callable[[Any], Sequence[str]],
+        declare: Callable[[Any], Mapping[str, bool]],
         on_message: Callable[[bytes | str], None],
         *,
         name: str,
@@ -42,6 +44,7 @@ class Subscriber:
         self._on_message = on_message
         self._name = name
         self._ready = threading.Event()
+        self._tried = threading.Event()
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
@@ -57,8 +60,11 @@ class Subscriber:
                 thread.start()
                 self._thread = thread
 
-    def wait_ready(self, timeout: float | None) -> bool:
-        """Whether it is consuming, or is within ``timeout`` seconds."""
+    def wait_ready(self, timeout: float | None, *, patient: bool = True) -> bool:
+        """Whether it is consuming, or is within ``timeout`` seconds; ``patient``: also after a first failure."""
+        if not patient:
+            self._tried.wait(timeout)
+            return self._ready.is_set()
         return self._ready.wait(timeout)
 
     def close(self, timeout: float = 5.0) -> None:
@@ -83,11 +89,15 @@ class Subscriber:
                 connection.connect()
                 self._connection = connection
                 channel = connection.channel()
-                for queue in self._declare(channel):
+                for queue, kept in self._declare(channel).items():
                     channel.basic_consume(
-                        queue, no_ack=True, callback=self._deliver, consumer_tag=f"{self._name}:{queue}"
+                        queue,
+                        no_ack=not kept,
+                        callback=partial(self._deliver_kept, channel) if kept else self._deliver,
+                        consumer_tag=f"{self._name}:{queue}",
                     )
                 self._ready.set()
+                self._tried.set()
                 delay = 0.0
                 while not self._stopping.is_set():
                     try:
@@ -104,6 +114,7 @@ class Subscriber:
                     else:
                         logger.exception("%s: unexpected error; connecting anew", self._name)
             self._ready.clear()
+            self._tried.set()
             self._connection = None
             try:
                 connection.close()
@@ -111,6 +122,10 @@ class Subscriber:
                 pass
             delay = min(1.0, delay * 2 or 0.05)
             self._stopping.wait(delay)
+
+    def _deliver_kept(self, channel: Any, message: Any) -> None:
+        self._deliver(message)
+        channel.basic_ack(message.delivery_tag)
 
     def _deliver(self, message: Any) -> None:
         try:

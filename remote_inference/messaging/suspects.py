@@ -3,7 +3,8 @@
 A classic queue says of a message only that it was delivered before, not how often or why. So from its second delivery
 on, a request that begins to run leaves a mark in a small queue of its own, and takes it away when it ends in whatever
 way but with its worker. What is found there at the next beginning are deaths. A message that was put back on purpose
-leaves a note, for its next delivery is no sign of a death. The ordinary request, delivered once, costs nothing.
+leaves a note, for its next delivery is no sign of a death; so does one whose worker lost the broker and lives. The
+ordinary request, delivered once, costs nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from kombu.connection import Connection
 
 from .names import suspect_queue
 
-__all__ = ["begin_suspect", "end_suspect", "note_put_back"]
+__all__ = ["begin_suspect", "end_suspect", "note_put_back", "note_survived"]
 
 EXPIRES_MS = 24 * 3600 * 1000
 
@@ -38,6 +39,11 @@ def _publish(channel: Any, queue: str, kind: str) -> None:
     channel.basic_publish(message, exchange="", routing_key=queue)
 
 
+def _kind(message: Any) -> str:
+    body = message.body  # py-amqp decodes it where it knows the encoding, the embedded transport never
+    return body if isinstance(body, str) else bytes(body).decode()
+
+
 def begin_suspect(connection: Connection, request_id: str) -> int:
     """A request that was delivered before begins; how many workers died under it. Leaves a mark."""
     channel = connection.channel()
@@ -45,14 +51,7 @@ def begin_suspect(connection: Connection, request_id: str) -> int:
         queue = _declare(channel, request_id)
         kinds = []
         while (message := channel.basic_get(queue, no_ack=False)) is not None:
-            body = message.body
-            kinds.append(
-                body.decode()
-                if isinstance(body, bytes)
-                else bytes(body).decode()
-                if not isinstance(body, str)
-                else body
-            )
+            kinds.append(_kind(message))
         # the first delivery leaves no mark: it counts, unless a note says how it ended
         deaths = kinds.count(_MARK) + (0 if _NOTE in kinds else 1)
     finally:
@@ -74,17 +73,10 @@ def end_suspect(connection: Connection, request_id: str, *, finished: bool) -> N
             channel.queue_delete(suspect_queue(request_id))
             return
         queue = _declare(channel, request_id)
-        notes = 0
         while (message := channel.basic_get(queue, no_ack=False)) is not None:
-            body = message.body if isinstance(message.body, str) else bytes(message.body).decode()
-            if body == _MARK:
-                channel.basic_ack(
-                    message.delivery_info["delivery_tag"]
-                    if hasattr(message, "delivery_info")
-                    else message.delivery_tag
-                )
+            if _kind(message) == _MARK:
+                channel.basic_ack(message.delivery_tag)
                 break
-            notes += 1
     finally:
         channel.close()
 
@@ -93,3 +85,12 @@ def note_put_back(channel: Any, request_id: str) -> None:
     """A message delivered for the first time is put back on purpose. On the consumer's channel, without waiting."""
     queue = _declare(channel, request_id, nowait=True)
     _publish(channel, queue, _NOTE)
+
+
+def note_survived(connection: Connection, request_id: str) -> None:
+    """The first delivery ended with its connection, not with its worker."""
+    channel = connection.channel()
+    try:
+        _publish(channel, _declare(channel, request_id), _NOTE)
+    finally:
+        channel.close()

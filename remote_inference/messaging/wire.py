@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InferenceError, UndecodableMessage, error_from_wire, error_to_wire
+from ..errors import InferenceError, InvalidRequest, UndecodableMessage, error_from_wire, error_to_wire
 from ..types import WIRE_VERSION, Completion, TokenChunk
 from .names import HEADER
 
@@ -31,9 +32,17 @@ __all__ = [
 ]
 
 
-def dumps(value: Any) -> bytes:
-    """Compact JSON in UTF-8."""
-    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "surrogatepass")
+def dumps(value: Any, *, strict: bool = False) -> bytes:
+    """Compact JSON in UTF-8; half a surrogate pair, which is no UTF-8, is escaped.
+
+    Raises:
+        TypeError, ValueError: it is no JSON. With ``strict``, NaN and the infinities are none.
+    """
+    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=not strict)
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":"), allow_nan=not strict).encode()
 
 
 def loads(body: bytes | str | memoryview) -> Any:
@@ -42,7 +51,10 @@ def loads(body: bytes | str | memoryview) -> Any:
         body = bytes(body)
     if isinstance(body, bytes):
         body = body.decode("utf-8", "surrogatepass")
-    return json.loads(body)
+    try:
+        return json.loads(body)
+    except RecursionError as exc:
+        raise ValueError("nested too deeply") from exc
 
 
 class ClientIdentity:
@@ -113,12 +125,12 @@ class Envelope:
         try:
             return cls(
                 reply_to=str(value.get("reply", "")),
-                sent=float(value.get("sent", 0.0)),
-                deadline=None if value.get("deadline") is None else float(value["deadline"]),
+                sent=_seconds(value.get("sent", 0.0)),
+                deadline=None if value.get("deadline") is None else _seconds(value["deadline"]),
                 on_disconnect=str(value.get("gone", "cancel")),
                 tokens=int(value.get("tokens", 0)),
             )
-        except (TypeError, ValueError) as exc:
+        except (TypeError, ValueError, OverflowError) as exc:
             raise UndecodableMessage("a field of the header has a wrong type") from exc
 
     def local_deadline(self, now: float) -> float | None:
@@ -130,6 +142,13 @@ class Envelope:
         if self.deadline is None:
             return None
         return self.deadline + min(0.0, now - self.sent) if self.sent else self.deadline
+
+
+def _seconds(value: Any) -> float:
+    seconds = float(value)
+    if not math.isfinite(seconds):  # a deadline that is no number would never pass
+        raise ValueError("not a time")
+    return seconds
 
 
 @dataclass(frozen=True)
@@ -238,16 +257,21 @@ def decode_replies(body: bytes | str | memoryview) -> list[Chunk | Outcome | Ans
 
 def _reply(wire: dict[str, Any]) -> Chunk | Outcome | Answer:
     request_id, epoch = wire["i"], wire["e"]
+    if not isinstance(request_id, str) or not isinstance(epoch, str):
+        raise TypeError("id and epoch of a reply are strings")
     sequence = wire.get("s")
     if sequence is not None:
         return Chunk(request_id, epoch, sequence, TokenChunk.from_wire(wire, request_id, epoch, sequence))
     if "answer" in wire:
         return Answer(request_id, wire["worker"], wire["answer"])
     completion, error = wire.get("completion"), wire.get("error")
-    return Outcome(
-        request_id,
-        epoch,
-        Completion.from_wire(completion) if completion is not None else None,
-        error_from_wire(error) if error is not None else None,
-        bool(wire.get("notice")),
-    )
+    try:
+        return Outcome(
+            request_id,
+            epoch,
+            Completion.from_wire(completion) if completion is not None else None,
+            error_from_wire(error) if error is not None else None,
+            bool(wire.get("notice")),
+        )
+    except (AttributeError, InvalidRequest) as exc:  # what should be an object is none
+        raise ValueError("not an outcome of ours") from exc

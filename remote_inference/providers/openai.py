@@ -34,9 +34,10 @@ class OpenAIProvider:
     ``deployment.options``, all of them optional:
 
     - ``max_tokens_field``: ``max_tokens`` or ``max_completion_tokens`` (see
-    `openai_request.max_tokens_field`). - ``include_usage``: False for servers that refuse ``stream_options``;
-    usage is then estimated. - ``auth_header``: the header that carries the key by itself, for instance
-      ``api-key`` (Azure); without it, ``Authorization: Bearer``.
+      `openai_request.max_tokens_field`).
+    - ``include_usage``: False for servers that refuse ``stream_options``; usage is then estimated.
+    - ``auth_header``: the header that carries the key by itself, for instance ``api-key`` (Azure); without
+      it, ``Authorization: Bearer``.
     """
 
     name: ClassVar[str] = "openai"

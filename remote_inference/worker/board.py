@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import mmap
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableSequence, Sequence
+from typing import Any
 
-from ..engine import CELLS, metrics_from_cells
+from ..engine import CELLS, MetricsRecorder, metrics_from_cells
 from ..types import EngineMetrics
 
 __all__ = ["Board"]
@@ -58,18 +59,16 @@ class Board:
         self._cells[index] += 1
         return self._cells[index]
 
-    def counts(self, deployment: str, stripe: int) -> memoryview:
+    def counts(self, deployment: str, stripe: int) -> MutableSequence[int]:
         """The cells in which a process counts for a deployment."""
         at = self._counts_at + (stripe % STRIPES) * self._stride + self._deployments[deployment] * CELLS
-        return self._cells[at : at + CELLS]
+        cells: Any = self._cells[at : at + CELLS]  # a memoryview is a sequence of fixed length, which no type says
+        return cells  # type: ignore[no-any-return]
 
     def clear_in_flight(self, stripe: int) -> None:
         """A new process takes the stripe of one that may have died with requests in flight: they failed there."""
         for name in self._deployments:
-            cells = self.counts(name, stripe)
-            if cells[0]:
-                cells[3] += cells[0]
-                cells[0] = 0
+            MetricsRecorder(self.counts(name, stripe)).fail_in_flight()
 
     def metrics(self) -> Mapping[str, EngineMetrics]:
         """The sums over all processes."""

@@ -25,6 +25,9 @@ __all__ = ["Gate"]
 
 logger = logging.getLogger(__name__)
 
+LONGEST_HOLD = 5.0
+"""Seconds for which a message of a queue that has no gate is held before it is put back."""
+
 
 class Gate:
     """One a worker; used in its main process only.
@@ -32,11 +35,13 @@ class Gate:
     Args:
         consumer: Celery's consumer.
         hooks: told when a gate closes and opens.
+        now: seconds since the epoch.
     """
 
-    def __init__(self, consumer: Any, hooks: Hooks) -> None:
+    def __init__(self, consumer: Any, hooks: Hooks, now: Callable[[], float] = time.time) -> None:
         self._consumer = consumer
         self._hooks = hooks
+        self._now = now
         self._until: dict[str, float] = {}
         self._reasons: dict[str, str] = {}
         self._tags: dict[str, str] = {}
@@ -45,7 +50,7 @@ class Gate:
 
     def closed(self, queue: str) -> bool:
         """Whether the queue's deployment cannot send now."""
-        return bool(self._until) and self._until.get(queue, 0.0) > time.time()
+        return bool(self._until) and self._until.get(queue, 0.0) > self._now()
 
     @property
     def any_closed(self) -> bool:
@@ -103,8 +108,14 @@ class Gate:
 
     def _hand_back(self, message: Any, request_id: str, queue: str, reason: str, until: float) -> None:
         self.handed_back += 1
-        self._pause(queue, reason, until)
-        self._reject(message, request_id)
+        if is_inference_queue(queue):
+            self._pause(queue, reason, until)
+            self._reject(message, request_id)
+            return
+        # routed by hand to a queue that has other work too: only this message waits, or it would be back at once
+        delay = min(max(until - self._now(), 0.001), LONGEST_HOLD)
+        put_back = partial(self._do, partial(self._reject, message, request_id))
+        self._consumer.timer.call_after(delay, put_back)
 
     def _put_back(self, message: Any, request_id: str) -> None:
         self.bounced += 1
@@ -120,8 +131,6 @@ class Gate:
             logger.debug("%s: not put back: %s", request_id, type(exc).__name__)
 
     def _pause(self, queue: str, reason: str, until: float) -> None:
-        if not is_inference_queue(queue):
-            return  # a message that was routed by hand to another queue: that queue has other work too
         known = self._until.get(queue)
         self._until[queue] = max(until, known or 0.0)
         self._reasons[queue] = reason
@@ -139,21 +148,23 @@ class Gate:
         else:
             channel.basic_cancel(tag)
         deployment = deployment_of(queue)
-        logger.info("%s: not taking requests for %.1f s: %s", deployment, until - time.time(), reason)
+        logger.info("%s: not taking requests for %.1f s: %s", deployment, until - self._now(), reason)
         self._hooks(GateClosed(deployment=deployment, reason=reason, until=until))
         self._arm(queue)
 
     def _arm(self, queue: str) -> None:
-        delay = max(self._until[queue] - time.time(), 0.001)
+        delay = max(self._until[queue] - self._now(), 0.001)
         self._consumer.timer.call_after(delay, self._due, (queue,))
 
     def _due(self, queue: str) -> None:
-        if queue not in self._until:
-            return
-        if self.closed(queue):
+        if queue in self._until:
+            self._do(partial(self._resume_if_due, queue))
+
+    def _resume_if_due(self, queue: str) -> None:
+        if self.closed(queue):  # prolonged meanwhile
             self._arm(queue)
-            return
-        self._do(partial(self._resume, queue))
+        else:
+            self._resume(queue)
 
     def _resume(self, queue: str) -> None:
         if self._until.pop(queue, None) is None:

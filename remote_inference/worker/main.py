@@ -145,7 +145,7 @@ class WorkerMain:
         if self.prefork:
             self.relay.send_all({"kind": "connection_lost", "connection": generation})
         else:
-            count = self._inference.runtime.jobs.cancel_older(generation, "connection_lost")
+            count = self._inference.runtime.connection_lost(generation)
             if count:
                 logger.warning("%d running requests cancelled: the broker delivers them again", count)
 

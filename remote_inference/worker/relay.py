@@ -60,7 +60,11 @@ class Relay:
 
     def send_all(self, order: dict[str, Any]) -> None:
         """Tell all children."""
-        for name in os.listdir(self._directory):
+        try:
+            names = os.listdir(self._directory)
+        except FileNotFoundError:  # closed: the worker ends
+            return
+        for name in names:
             if not self.send(int(name), order):
                 try:
                     os.unlink(os.path.join(self._directory, name))  # of a child that is no more

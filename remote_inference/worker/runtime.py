@@ -6,6 +6,7 @@ import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Protocol
 
 from ..cancel import CancelToken
@@ -26,11 +27,11 @@ from ..errors import (
     WorkerLost,
 )
 from ..events import CircuitChanged, Hooks
-from ..messaging.delivery import Delivery
+from ..messaging.delivery import Delivery, DeliveryState
 from ..messaging.names import DEAD_LETTER_QUEUE, HEADER
 from ..messaging.publisher import Publisher
 from ..messaging.streams import ChunkStream, publish_outcome
-from ..messaging.suspects import begin_suspect, end_suspect
+from ..messaging.suspects import begin_suspect, end_suspect, note_survived
 from ..messaging.wire import Envelope, Outcome, dumps
 from ..policy.breaker import CircuitBreaker
 from ..policy.routing import next_deployment
@@ -54,6 +55,10 @@ EVENTS = "inference_events"
 
 MAX_DEATHS = 3
 """Workers that may die under a request before it is set aside."""
+
+MAX_RUN = 25 * 60.0
+"""Seconds that a request may run in a worker: the broker closes the channel of a consumer that keeps a message for
+longer than its ``consumer_timeout``, 30 minutes unless it is configured otherwise."""
 
 OUTCOME_TIMEOUT = 60.0
 """Seconds for which the end of a request is told again and again, when the broker does not confirm it."""
@@ -131,19 +136,21 @@ class WorkerRuntime:
             raise
         if redelivered:
             self._count_deaths(context, args, kwargs, envelope, request)
-        finished = False
+        comes_again = lost = False
         try:
-            completion = self._deliver(task, envelope, request_id, request)
-            finished = True
-            return completion
+            return self._deliver(task, envelope, request_id, request)
         except HandBack:
+            comes_again = True
             raise
-        except BaseException as exc:
-            finished = not (isinstance(exc, RequestCancelled) and exc.quiet)
+        except RequestCancelled as exc:
+            comes_again = lost = exc.quiet
             raise
-        finally:
+        finally:  # patient: it is just when the connection was lost that this must be told
+            call = partial(self._parts.publisher.call, patient=True)
             if redelivered:
-                self._parts.publisher.call(lambda c: end_suspect(c, request_id, finished=finished))
+                call(lambda c: end_suspect(c, request_id, finished=not comes_again))
+            elif lost:
+                call(lambda c: note_survived(c, request_id))
 
     def _deliver(
         self, task: Any, envelope: Envelope, request_id: str, request: InferenceRequest
@@ -161,10 +168,11 @@ class WorkerRuntime:
         with self.jobs.running(request_id, connection, token):
             if self._board is not None and connection < self._board.connection:
                 raise RequestCancelled("connection_lost", quiet=True)
+            now = self._clock.time()
             job = Job(
                 request_id=request_id,
                 priority=_priority(context),
-                deadline=envelope.local_deadline(self._clock.time()),
+                deadline=_within(envelope.local_deadline(now), now + MAX_RUN),
                 submitted=envelope.sent,
                 token=token,
                 on_retry=_retry_event(task) if context.get(EVENTS) else None,
@@ -179,6 +187,10 @@ class WorkerRuntime:
                 error = final.error
             except InferenceError as exc:
                 error = exc
+            except Exception:  # a fault of ours, or of a stranger's code: Celery shows it, and the caller must know
+                failed = RequestError("internal", request.deployment, request_id)
+                self._tell(envelope, Outcome(request_id, "", error=failed), token)
+                raise
             finally:
                 if stream is not None:
                     stream.close()
@@ -268,7 +280,9 @@ class WorkerRuntime:
             logger.warning(
                 "%s: the outcome could not be told; the request will be delivered again", outcome.request_id
             )
-            raise RequestCancelled("connection_lost", quiet=True)
+            if not keep_on():
+                raise RequestCancelled("connection_lost", quiet=True)
+            raise HandBack("the broker does not take the outcome", self._clock.time() + 5.0)
 
     def _count_deaths(
         self,
@@ -279,7 +293,13 @@ class WorkerRuntime:
         request: InferenceRequest,
     ) -> None:
         request_id = str(context.id)
-        deaths = self._parts.publisher.call(lambda c: begin_suspect(c, request_id)).result(OUTCOME_TIMEOUT)
+        try:
+            deaths = self._parts.publisher.call(lambda c: begin_suspect(c, request_id)).result(
+                OUTCOME_TIMEOUT
+            )
+        except Exception as exc:  # whatever it was: a request that fails here would be lost
+            logger.warning("%s: its deaths cannot be counted now: %s", request_id, type(exc).__name__)
+            raise HandBack("the broker does not answer", self._clock.time() + 1.0) from None
         if deaths < MAX_DEATHS:
             return
         error = WorkerLost("poison", request.deployment, request_id, deaths=deaths)
@@ -307,7 +327,9 @@ class WorkerRuntime:
             },
         )
         self._parts.publisher.publish(delivery)
-        delivery.wait(OUTCOME_TIMEOUT)
+        if not delivery.wait(OUTCOME_TIMEOUT) or delivery.state is not DeliveryState.CONFIRMED:
+            self._parts.publisher.withdraw(delivery)
+            raise HandBack("the dead-letter queue did not take it", self._clock.time() + 5.0)
 
     # -- engines
 
@@ -368,9 +390,18 @@ class WorkerRuntime:
         if order.get("kind") == "cancel":
             self.jobs.cancel(str(order["id"]), str(order["reason"]))
         elif order.get("kind") == "connection_lost":
-            self.jobs.cancel_older(int(order["connection"]), "connection_lost")
+            self.connection_lost(int(order["connection"]))
         elif order.get("kind") == "open_gate":
             self.open_gate(str(order["deployment"]))
+
+    def connection_lost(self, generation: int) -> int:
+        """The worker's connection was lost: cancel what cannot be acknowledged any more; how many that were.
+
+        The publisher's connection most likely has the same fate, and may be long in noticing.
+        """
+        cancelled = self.jobs.cancel_older(generation, "connection_lost")
+        self._parts.publisher.renew()
+        return cancelled
 
     def open_gate(self, deployment: str) -> None:
         """The operator has done something about a credential that was refused."""
@@ -412,6 +443,10 @@ def _retry_event(task: Any) -> Callable[[RequestError], None]:
             logger.warning("%s: task-retried not sent: %s", task.request.id, type(exc).__name__)
 
     return send
+
+
+def _within(deadline: float | None, latest: float) -> float:
+    return latest if deadline is None else min(deadline, latest)
 
 
 def _priority(context: Any) -> Priority:

@@ -12,7 +12,7 @@ import threading
 from typing import Any
 
 from celery import bootsteps
-from celery.signals import worker_process_init
+from celery.signals import worker_process_init, worker_shutdown
 from celery.worker.consumer.connection import Connection
 from celery.worker.consumer.tasks import Tasks
 
@@ -42,6 +42,8 @@ class ProcessStep(bootsteps.StartStopStep):
         self.inference.worker_main = self.main
         install_commands()
         worker.app.conf.worker_deduplicate_successful_tasks = True
+        # what ran when the connection was lost is cancelled, so that its slots are free for the next one
+        worker.app.conf.worker_enable_prefetch_count_reduction = False
         inference, main = self.inference, self.main
 
         def in_child(**_: Any) -> None:
@@ -53,6 +55,7 @@ class ProcessStep(bootsteps.StartStopStep):
 
         self._in_child = in_child
         worker_process_init.connect(in_child, weak=False)
+        worker_shutdown.connect(self._ended, sender=worker, weak=False)
 
     def start(self, worker: Any) -> None:
         """Hear the operator's signal."""
@@ -70,13 +73,10 @@ class ProcessStep(bootsteps.StartStopStep):
 
         signal.signal(signal.SIGUSR2, rebuild_all)
 
-    def terminate(self, worker: Any) -> None:
-        """The worker ends at once."""
-        self.stop(worker)
-
-    def stop(self, worker: Any) -> None:
-        """The worker ends."""
+    def _ended(self, **_: Any) -> None:
+        """The worker has ended. Not our `stop`: that comes before the pool's, which waits for running requests."""
         worker_process_init.disconnect(self._in_child)
+        worker_shutdown.disconnect(self._ended)
         self.main.close()
         self.inference.close_worker()
 
@@ -180,9 +180,10 @@ class BusStep(bootsteps.StartStopStep):
 
 
 def _do_not_linger(consumer: Any) -> None:
-    """Celery's blocking loop waits 0.1 s for the events' connection in every turn: ten tasks a second. Look, do not wait.
+    """Look at the events' connection without waiting.
 
-    It reads that connection only so that the broker's heartbeats do not pile up.
+    Celery's blocking loop waits there for 0.1 s in every turn, which makes ten tasks a second; it reads it only so that
+    the broker's heartbeats do not pile up.
     """
     connection = getattr(consumer.event_dispatcher, "connection", None)
     if connection is not None:

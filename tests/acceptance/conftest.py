@@ -11,6 +11,9 @@ from celery import Celery
 from local_nodes import NotInstalled, WorkerNode, rabbitmq_server, redis_server, worker
 from pytest_celery import RabbitMQTestBroker, RedisTestBackend
 from services import missing_service
+from shop_nodes import Shop
+
+from remote_inference.testing.server import ProviderServer
 
 LOG_TAIL = 6000  # characters of each worker's log that the report of a failed test shows
 
@@ -31,6 +34,7 @@ class WorkerStarter:
         env: Mapping[str, str] | None = None,
         pool: str = "threads",
         broker_url: str | None = None,
+        wait: bool = True,
     ) -> list[WorkerNode]:
         """Start workers side by side, and wait until all of them are ready.
 
@@ -41,6 +45,7 @@ class WorkerStarter:
             env: More environment variables.
             pool: `threads`, `gevent`, `prefork` or `solo`.
             broker_url: Another broker than the test's own virtual host.
+            wait: False: return at once; they may die before they are ready.
         """
         environment = self._urls | ({"CELERY_BROKER_URL": broker_url} if broker_url else {}) | dict(env or {})
         nodes = [
@@ -48,7 +53,7 @@ class WorkerStarter:
             for _ in range(count)
         ]
         self.nodes += nodes
-        for node in nodes:
+        for node in nodes if wait else ():
             node.container.wait_until_ready()
         return nodes
 
@@ -88,6 +93,15 @@ def make_client(redis_url: str) -> Iterator[Callable[[str], Celery]]:
 def client(make_client: Callable[[str], Celery], fresh_broker_url: str) -> Celery:
     """A Celery app on the test's own virtual host."""
     return make_client(fresh_broker_url)
+
+
+@pytest.fixture
+def shop(start_workers: WorkerStarter, fresh_broker_url: str, tmp_path: Path) -> Iterator[Shop]:
+    """The application `apps.shop` with a scriptable provider; see `Shop` for what a test starts of it."""
+    with ProviderServer() as provider:
+        shop = Shop(start_workers, provider, fresh_broker_url, tmp_path)
+        yield shop
+        shop.close()
 
 
 @pytest.fixture

@@ -245,6 +245,13 @@ class Topology:
         method: str,
     ) -> None:
         for name, value in asked.items():
+            if value != has[name] and name == "arguments":  # RabbitMQ names the first of them that differs
+                given, own = value or {}, has[name] or {}
+                key = min(key for key in {*given, *own} if given.get(key) != own.get(key))
+                current = "none" if key not in own else f"the value {own[key]!r}"
+                received = "none" if key not in given else f"the value {given[key]!r}"
+                text = f"inequivalent arg {key!r} for {what}: received {received} but current is {current}"
+                raise PreconditionFailed(f"PRECONDITION_FAILED - {text}", signature, method, 406)
             if value != has[name]:
                 text = f"inequivalent {name} for {what}: received {value!r}, current is {has[name]!r}"
                 text = f"PRECONDITION_FAILED - {text}"

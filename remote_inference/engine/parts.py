@@ -1,0 +1,72 @@
+"""What an engine works with, and what it works on: `EnginePart` and `Job`."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from ..cancel import CancelToken
+from ..clock import Clock
+from ..cluster import RateLimiter
+from ..config import Deployment
+from ..errors import RequestError
+from ..events import Hooks
+from ..policy.breaker import CircuitBreaker
+from ..providers.base import Provider
+from ..transport.session import RebuildResult, SessionRebuildCause, SessionSnapshot
+from ..types import Priority
+from .metrics import MetricsRecorder
+
+__all__ = ["EnginePart", "Job", "Session"]
+
+
+@dataclass(kw_only=True)
+class Job:
+    """One delivery of one request.
+
+    Attributes:
+        request_id: the request's id.
+        priority: for the order among those that wait for a permit.
+        deadline: seconds since the epoch, on this machine's clock.
+        submitted: likewise; 0.0 where it is not known.
+        token: how it is cancelled.
+        on_retry: told the attempt's error before each further attempt.
+    """
+
+    request_id: str
+    priority: Priority = Priority.NORMAL
+    deadline: float | None = None
+    submitted: float = 0.0
+    token: CancelToken = field(default_factory=CancelToken)
+    on_retry: Callable[[RequestError], None] | None = None
+
+
+class Session(Protocol):
+    """What an engine needs of a `RemoteSession`."""
+
+    def lease(self) -> AbstractContextManager[SessionSnapshot]:
+        """A snapshot for one attempt."""
+
+    def rebuild(self, cause: SessionRebuildCause, *, seen_generation: int | None = None) -> RebuildResult:
+        """Swap it for one with the source's credential of now."""
+
+    def close(self) -> None:
+        """Close its connections, when nobody uses them any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EnginePart:
+    """What an engine works with. One a deployment and process; the limiter is shared by all of them."""
+
+    deployment: Deployment
+    provider: Provider
+    session: Session
+    limiter: RateLimiter
+    breaker: CircuitBreaker
+    clock: Clock
+    hooks: Hooks
+    metrics: MetricsRecorder
+    rng: random.Random

@@ -1,0 +1,344 @@
+"""`Run`: one request's way through its attempts, and what each of them leaves behind.
+
+Each attempt: cancelled or too late? → credential's gate → breaker → permit → session → provider → sink → settle.
+"""
+
+from __future__ import annotations
+
+from contextlib import closing
+
+from ..cluster import Cost, LimitKey, Permit
+from ..errors import (
+    Cancelled,
+    CircuitOpen,
+    DeadlineExceeded,
+    InvalidResponse,
+    NetworkError,
+    RebuildFailed,
+    RequestError,
+    Timeout,
+    Unauthorized,
+)
+from ..events import AttemptFailed, AttemptStarted, RequestFinished, RetryScheduled
+from ..policy.breaker import Admission
+from ..policy.classify import traits
+from ..policy.retry import decide
+from ..providers.base import ProviderCall
+from ..transport.session import SessionRebuildCause, SessionSnapshot
+from ..types import Completion, InferenceRequest, Timings, TokenUsage
+from .answer import Answer
+from .credential_gate import CredentialGate
+from .parts import EnginePart, Job
+from .sink import Sink
+
+__all__ = ["PATIENCE", "Run"]
+
+PATIENCE = 1.0
+"""Seconds for which a gate is waited for in the slot."""
+
+_SHORTEST_WAIT = 0.005  # seconds: a gate that should be open already must not be a hot loop
+_NOTHING_SENT = frozenset({"refused", "dns", "unreachable", "tls"})  # codes of `NetworkError`
+
+
+class Run:
+    """One delivery of one request."""
+
+    def __init__(
+        self,
+        part: EnginePart,
+        limit_key: LimitKey,
+        gate: CredentialGate,
+        request: InferenceRequest,
+        job: Job,
+        sink: Sink,
+    ) -> None:
+        self._part = part
+        self._limit_key = limit_key
+        self._gate = gate
+        self._clock = part.clock
+        self._request = request
+        self._job = job
+        self._sink = sink
+        self._attempts = 0
+        self._retries = 0
+        self._refreshed = False
+        self._generation = 0
+        self._sent = False
+        self._emitted = False
+        self._began = part.clock.monotonic()
+        self._began_at = part.clock.time()
+        self._first_token: float | None = None
+        self._usage: TokenUsage | None = None  # of all attempts
+        self._prompt = request.estimated_prompt_tokens()
+
+    def to_the_end(self) -> Completion:
+        while True:
+            self._check()
+            self._gate.check()
+            admission = self._admit()
+            try:
+                permit = self._permit()
+            except BaseException:
+                admission.neutral()
+                raise
+            try:
+                return self._attempt(admission, permit)
+            except RequestError as error:
+                self._at(error)
+                self._part.hooks(
+                    AttemptFailed(
+                        deployment=self._part.deployment.name,
+                        request_id=self._job.request_id,
+                        attempt=self._attempts,
+                        error=type(error).__name__,
+                        code=error.code,
+                    )
+                )
+                if not self._again(error):
+                    raise
+
+    def _at(self, error: RequestError) -> RequestError:
+        """The error, told where it happened and what was used by then."""
+        if isinstance(error, (Cancelled, DeadlineExceeded)) and self._usage is not None:
+            error.usage = self._usage.to_wire()
+        return error.at(self._part.deployment.name, self._job.request_id, self._attempts)
+
+    # -- before an attempt
+
+    def _check(self) -> None:
+        if self._job.token.cancelled:
+            raise self._at(Cancelled(self._job.token.reason))
+        if self._is_late():
+            raise self._at(DeadlineExceeded("running" if self._attempts else "waiting"))
+
+    def _is_late(self) -> bool:
+        return self._job.deadline is not None and self._clock.time() >= self._job.deadline
+
+    def _deadline_left(self) -> float | None:
+        return None if self._job.deadline is None else self._job.deadline - self._clock.time()
+
+    def _patience(self) -> float:
+        left = self._deadline_left()
+        return PATIENCE if left is None else max(0.0, min(PATIENCE, left))
+
+    def _admit(self) -> Admission:
+        """The breaker's leave, after a short wait for it."""
+        end = self._clock.monotonic() + self._patience()
+        while True:
+            try:
+                return self._part.breaker.admit()
+            except CircuitOpen as error:
+                wait = max(error.retry_at - self._clock.time(), _SHORTEST_WAIT)
+                if self._clock.monotonic() + wait > end:
+                    raise self._at(error) from None
+            self._clock.wait(self._job.token.event, wait)
+            self._check()
+
+    def _permit(self) -> Permit:
+        cost = Cost(self._prompt, self._request.sampling.max_tokens or 512)
+        try:
+            return self._part.limiter.acquire(
+                self._limit_key,
+                self._part.deployment.name,
+                cost,
+                priority=self._job.priority,
+                patience=self._patience(),
+                token=self._job.token,
+            )
+        except RequestError as error:
+            self._at(error)
+            raise
+
+    # -- an attempt
+
+    def _attempt(self, admission: Admission, permit: Permit) -> Completion:
+        answer = Answer(self._prompt)
+        self._sent = False
+        try:
+            with self._part.session.lease() as snapshot:
+                self._ask(snapshot, answer)
+        except BaseException as exc:
+            error = self._what_happened(exc)
+            self._settle_failed(error, exc, admission, permit, answer)
+            if error is exc:
+                raise
+            raise error from exc
+        usage = answer.usage()
+        self._used(usage)
+        admission.success()
+        permit.settle(Cost(usage.prompt_tokens, usage.completion_tokens))
+        self._gate.open()
+        return self._completion(answer, usage)
+
+    def _ask(self, snapshot: SessionSnapshot, answer: Answer) -> None:
+        self._attempts += 1
+        self._generation = snapshot.generation
+        if self._attempts > 1:
+            self._part.metrics.add("retried", 1)
+        self._part.hooks(
+            AttemptStarted(
+                deployment=self._part.deployment.name,
+                request_id=self._job.request_id,
+                attempt=self._attempts,
+            )
+        )
+        left = self._deadline_left()
+        call = ProviderCall(
+            request=self._request,
+            deployment=self._part.deployment,
+            snapshot=snapshot,
+            token=self._job.token,
+            deadline=None if left is None else self._clock.monotonic() + left,
+            stream=self._part.deployment.stream,
+        )
+        self._sink.begin()
+        self._sent = True
+        with closing(self._part.provider.stream(call)) as chunks:
+            for chunk in chunks:
+                answer.add(chunk)
+                if chunk.has_output:
+                    if self._first_token is None:
+                        self._first_token = self._clock.monotonic() - self._began
+                    self._sink.push(chunk)
+        self._job.token.check()  # a body that was cut can end cleanly
+        if answer.finish_reason is None:
+            raise InvalidResponse("no_finish_reason")
+
+    def _what_happened(self, exc: BaseException) -> BaseException:
+        """The real cause, where an error is only its consequence: a cut socket, a clamped time-out."""
+        if self._job.token.cancelled and isinstance(exc, Exception):
+            return Cancelled(self._job.token.reason)
+        if isinstance(exc, DeadlineExceeded) or (isinstance(exc, Timeout) and self._is_late()):
+            return DeadlineExceeded("running")
+        return exc
+
+    def _settle_failed(
+        self,
+        error: BaseException,
+        seen: BaseException,
+        admission: Admission,
+        permit: Permit,
+        answer: Answer,
+    ) -> None:
+        """Give back what is not needed. ``seen`` tells how far the attempt came, ``error`` what is said of it."""
+        self._emitted = self._emitted or answer.begun
+        outcome = traits(error).outcome if isinstance(error, RequestError) else "neutral"
+        if outcome == "failure":
+            admission.failure()
+        else:
+            admission.neutral()
+        not_connected = (isinstance(seen, NetworkError) and seen.code in _NOTHING_SENT) or (
+            isinstance(seen, Timeout) and seen.code == "connect"
+        )
+        if not self._sent or not_connected:
+            permit.refund()
+        elif isinstance(error, (Cancelled, DeadlineExceeded)) or answer.charged:
+            usage = answer.usage()
+            self._used(usage)
+            permit.settle(Cost(usage.prompt_tokens, usage.completion_tokens))
+        else:  # refused, as it seems; of what is none of the provider's errors nobody knows
+            permit.settle(Cost(0, 0) if isinstance(error, RequestError) else None)
+
+    def _used(self, usage: TokenUsage) -> None:
+        self._usage = usage if self._usage is None else self._usage + usage
+
+    def _completion(self, answer: Answer, usage: TokenUsage) -> Completion:
+        price = self._part.deployment.price
+        now = self._clock.monotonic()
+        return Completion(
+            request_id=self._job.request_id,
+            deployment=self._part.deployment.name,
+            model=self._part.deployment.model,
+            text=answer.text,
+            reasoning=answer.reasoning,
+            refusal=answer.refusal,
+            tool_calls=answer.tool_calls,
+            finish_reason=answer.finish_reason,  # type: ignore[arg-type]  # checked: not None
+            usage=usage,
+            cost_usd=None if price is None else price.cost(usage),
+            attempts=self._attempts,
+            timings=Timings(
+                queued=max(0.0, self._began_at - self._job.submitted) if self._job.submitted else 0.0,
+                first_token=self._first_token,
+                total=now - self._began,
+            ),
+        )
+
+    # -- after a failed attempt
+
+    def _again(self, error: RequestError) -> bool:
+        """Whether to try again; waits for it."""
+        if isinstance(error, Unauthorized):
+            return self._after_401(error)
+        decision = decide(
+            self._part.deployment.retry,
+            error,
+            retries_used=self._retries,
+            idempotent=self._request.idempotent and self._part.deployment.idempotent,
+            emitted=self._emitted,
+            deadline_left=self._deadline_left(),
+            rng=self._part.rng,
+        )
+        if decision.pause is not None:
+            self._part.limiter.pause(self._limit_key, self._clock.time() + decision.pause)
+        if not decision.retry:
+            return False
+        if decision.uses_retry:
+            self._retries += 1
+        self._tell_retry(error, decision.delay)
+        if decision.pause is None and decision.delay > 0:
+            self._clock.wait(self._job.token.event, decision.delay)
+        return True
+
+    def _tell_retry(self, error: RequestError, delay: float) -> None:
+        self._part.hooks(
+            RetryScheduled(
+                deployment=self._part.deployment.name,
+                request_id=self._job.request_id,
+                attempt=self._attempts,
+                delay=delay,
+                error=type(error).__name__,
+            )
+        )
+        if self._job.on_retry is not None:
+            self._job.on_retry(error)
+
+    def _after_401(self, error: Unauthorized) -> bool:
+        """Once more, after a rebuild that changed the credential."""
+        if not self._refreshed:
+            self._refreshed = True
+            try:
+                rebuilt = self._part.session.rebuild(
+                    SessionRebuildCause.UNAUTHORIZED, seen_generation=self._generation
+                )
+            except RebuildFailed:
+                pass
+            else:
+                if rebuilt.changed:
+                    self._tell_retry(error, 0.0)
+                    return True
+        self._gate.refused()
+        return False
+
+    def finished(self, outcome: str, error: BaseException | None = None) -> None:
+        """Tell the hooks and the counts, of all attempts together."""
+        usage, price, cost = self._usage, self._part.deployment.price, None
+        if usage is not None:
+            cost = None if price is None else price.cost(usage)
+            self._part.metrics.add("prompt_tokens", usage.prompt_tokens)
+            self._part.metrics.add("completion_tokens", usage.completion_tokens)
+            if cost:
+                self._part.metrics.add("cost_microusd", round(cost * 1e6))
+        self._part.hooks(
+            RequestFinished(
+                deployment=self._part.deployment.name,
+                request_id=self._job.request_id,
+                outcome=outcome,
+                attempts=self._attempts,
+                duration=self._clock.monotonic() - self._began,
+                error="" if error is None else type(error).__name__,
+                prompt_tokens=usage.prompt_tokens if usage else 0,
+                completion_tokens=usage.completion_tokens if usage else 0,
+                cost_usd=cost,
+            )
+        )

@@ -1,0 +1,239 @@
+"""The gate: what cannot be sent goes back to its queue, and only that queue is not consumed meanwhile."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from celery import Celery
+from kombu import Queue
+
+from remote_inference.events import Event, GateClosed, GateOpened, Hooks
+from remote_inference.worker.gate import LONGEST_HOLD, Gate
+
+QUEUE = "inference.gpt"
+
+
+class Channel:
+    """Writes down what is done on it, in order."""
+
+    def __init__(self) -> None:
+        self.done: list[tuple[Any, ...]] = []
+
+    def basic_cancel(self, tag: str, **options: Any) -> None:
+        self.done.append(("cancel", tag))
+
+    def queue_declare(self, queue: str, **options: Any) -> None:
+        self.done.append(("declare", queue))
+
+    def prepare_message(self, body: bytes, *rest: Any) -> bytes:
+        return body
+
+    def basic_publish(self, message: bytes, **options: Any) -> None:
+        self.done.append(("publish", options["routing_key"], message))
+
+
+class ConsumerSet:
+    """As much of kombu's `Consumer` as the gate touches."""
+
+    no_ack = False
+
+    def __init__(self, channel: Channel, queues: dict[str, Any]) -> None:
+        self.channel = channel
+        self._queues = dict(queues)
+        self._active_tags = {name: f"tag:{name}" for name in queues}
+        self._active_queue_no_ack = dict.fromkeys(queues, False)
+
+    def consuming_from(self, queue: str) -> bool:
+        return queue in self._active_tags
+
+    def _basic_consume(self, queue: Any, no_ack: bool, nowait: bool) -> None:
+        self._active_tags[queue.name] = f"new:{queue.name}"
+        self.channel.done.append(("consume", queue.name))
+
+
+class Worker:
+    """The fake consumer, its timer and its hub."""
+
+    def __init__(self, *, with_hub: bool) -> None:
+        self.time = 1000.0
+        self.channel = Channel()
+        self.app = Celery("t", broker="memory://", set_as_current=False)
+        self.app.amqp.queues.add(Queue(QUEUE))
+        self.app.amqp.queues.add(Queue("inference.other"))
+        self.app.amqp.queues.add(Queue("celery"))
+        self.app.amqp.queues.select([QUEUE, "inference.other", "celery"])
+        self.timers: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
+        self.soon: list[Callable[[], None]] = []
+        self.events: list[Event] = []
+        self.consumer = SimpleNamespace(
+            app=self.app,
+            hub=SimpleNamespace(call_soon=self.soon.append) if with_hub else None,
+            timer=SimpleNamespace(call_after=lambda s, f, a=(): self.timers.append((self.time + s, f, a))),
+            task_consumer=ConsumerSet(self.channel, self.app.amqp.queues.consume_from),
+            connection=SimpleNamespace(transport=SimpleNamespace(driver_type="amqp")),
+            connection_errors=(ConnectionError,),
+        )
+        self.gate = Gate(self.consumer, Hooks([self.events.append]), now=lambda: self.time)
+
+    def turn(self) -> None:
+        """The loop's turn."""
+        soon, self.soon = self.soon, []
+        self.consumer.hub = None if self.consumer.hub is None else SimpleNamespace(call_soon=self.soon.append)
+        for action in soon:
+            action()
+
+    def pass_time(self, seconds: float) -> None:
+        self.turn()
+        self.time += seconds
+        due = [entry for entry in self.timers if entry[0] <= self.time]
+        self.timers = [entry for entry in self.timers if entry[0] > self.time]
+        for _, function, args in due:
+            function(*args)
+        self.turn()
+
+    def message(self, queue: str = QUEUE, *, redelivered: bool = True, lost: bool = False) -> Any:
+        def reject(requeue: bool) -> None:
+            if lost:
+                raise ConnectionError
+            self.channel.done.append(("reject", requeue))
+
+        return SimpleNamespace(
+            delivery_info={"consumer_tag": f"tag:{queue}", "routing_key": queue, "redelivered": redelivered},
+            channel=self.channel,
+            reject=reject,
+        )
+
+    @property
+    def consumed(self) -> set[str]:
+        return set(self.app.amqp.queues.consume_from)
+
+
+@pytest.fixture(params=[True, False], ids=["hub", "no-hub"])
+def worker(request) -> Worker:
+    return Worker(with_hub=request.param)
+
+
+def test_an_open_gate_is_open(worker):
+    assert not worker.gate.any_closed
+    assert not worker.gate.closed(QUEUE)
+    assert worker.gate.status() == {}
+
+
+def test_a_message_handed_back_stops_the_consuming_first_and_then_goes_back(worker):
+    worker.gate.hand_back(worker.message(), "id", "LimitReached: requests", worker.time + 10)
+    worker.turn()
+    assert worker.channel.done == [("cancel", f"tag:{QUEUE}"), ("reject", True)]
+    assert worker.gate.closed(QUEUE)
+    assert worker.gate.any_closed
+    assert worker.consumed == {"inference.other", "celery"}
+    assert worker.gate.status() == {"gpt": {"until": 1010.0, "reason": "LimitReached: requests"}}
+    assert worker.events == [GateClosed(deployment="gpt", reason="LimitReached: requests", until=1010.0)]
+
+
+def test_the_first_delivery_leaves_a_note_that_this_was_no_death(worker):
+    worker.gate.hand_back(worker.message(redelivered=False), "id", "x", worker.time + 10)
+    worker.turn()
+    assert [done[0] for done in worker.channel.done] == ["cancel", "declare", "publish", "reject"]
+    assert worker.channel.done[2][1:] == ("inference.suspect.id", b"note")
+
+
+def test_it_opens_at_its_time(worker):
+    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.pass_time(9.9)
+    assert worker.gate.closed(QUEUE)
+    worker.pass_time(0.2)
+    assert not worker.gate.any_closed
+    assert worker.consumed == {QUEUE, "inference.other", "celery"}
+    assert worker.channel.done[-1] == ("consume", QUEUE)
+    assert worker.events[-1] == GateOpened(deployment="gpt")
+
+
+def test_a_later_end_wins_and_the_consuming_is_stopped_once(worker):
+    for seconds in (10, 20, 5):
+        worker.gate.hand_back(worker.message(), "id", "x", worker.time + seconds)
+    worker.turn()
+    assert [done[0] for done in worker.channel.done] == ["cancel", "reject", "reject", "reject"]
+    assert worker.gate.handed_back == 3
+    worker.pass_time(10.1)
+    assert worker.gate.closed(QUEUE)
+    worker.pass_time(10.1)
+    assert not worker.gate.any_closed
+    assert len(worker.events) == 2
+
+
+def test_a_prolonging_that_comes_with_the_timer_is_kept():
+    worker = Worker(with_hub=True)
+    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.turn()
+    worker.time += 10.1
+    for _, function, args in worker.timers:
+        worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+        function(*args)
+    worker.turn()
+    assert worker.gate.closed(QUEUE)
+    assert ("consume", QUEUE) not in worker.channel.done
+
+
+def test_what_had_been_sent_already_bounces(worker):
+    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.turn()
+    late = worker.message()
+    assert worker.gate.queue_of(late) == QUEUE, "its consumer's tag is known after the cancel too"
+    worker.gate.bounce(late, "late")
+    worker.turn()
+    assert worker.channel.done[-1] == ("reject", True)
+    assert worker.gate.bounced == 1
+
+
+def test_the_operator_opens_it_before_its_time(worker):
+    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 100)
+    worker.turn()
+    worker.gate.open(QUEUE)
+    worker.turn()
+    assert not worker.gate.any_closed
+    assert QUEUE in worker.consumed
+    worker.pass_time(200)  # the old timer finds nothing to do
+    assert worker.channel.done.count(("consume", QUEUE)) == 1
+
+
+def test_opening_an_open_one_does_nothing(worker):
+    worker.gate.open(QUEUE)
+    worker.turn()
+    assert worker.channel.done == []
+    assert worker.events == []
+
+
+def test_over_a_reconnect_it_stays_shut_and_opens_on_the_new_channel(worker):
+    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.turn()
+    worker.channel = Channel()
+    worker.consumer.task_consumer = ConsumerSet(worker.channel, worker.app.amqp.queues.consume_from)
+    worker.timers = []  # the old connection's are gone
+    worker.gate.reconnected()
+    assert worker.gate.closed(QUEUE)
+    worker.pass_time(10.1)
+    assert worker.channel.done == [("consume", QUEUE)]
+
+
+def test_a_message_of_a_lost_connection_is_left_to_the_broker(worker):
+    worker.gate.hand_back(worker.message(lost=True), "id", "x", worker.time + 10)
+    worker.turn()
+    assert worker.gate.closed(QUEUE)
+
+
+def test_a_message_routed_by_hand_to_another_queue_waits_alone(worker):
+    worker.gate.hand_back(worker.message("celery"), "id", "x", worker.time + 60)
+    worker.turn()
+    assert worker.consumed == {QUEUE, "inference.other", "celery"}
+    assert worker.channel.done == [], "back at once it would come again at once"
+    worker.pass_time(LONGEST_HOLD + 0.1)
+    assert worker.channel.done == [("reject", True)]
+
+
+def test_its_repr_says_what_is_shut(worker):
+    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.turn()
+    assert repr(worker.gate) == f"Gate(shut=['{QUEUE}'], handed_back=1, bounced=0)"
