@@ -138,7 +138,7 @@ class Inference:
             **options: OpenAI's parameters by name (``max_tokens``, ``temperature``, ``tools`` …), ``extra_body``.
 
         Returns:
-            The handle: iterate it for chunks, or ask it for the result.
+            The handle. Iterate it for chunks, or ask it for the result.
 
         Raises:
             InvalidRequest: the request is wrong (with the field's path); nothing was sent.
@@ -229,6 +229,45 @@ class Inference:
         self._known(deployment)
         return {answer.worker: answer.value for answer in self._ask("rebuild", deployment, timeout)}
 
+    def force_open(
+        self, deployment: str, duration: float | timedelta, *, timeout: float = ANSWER_TIMEOUT
+    ) -> dict[str, Any]:
+        """Open the circuit of the deployment's endpoint in all workers: nothing is sent there for ``duration`` seconds.
+
+        What becomes of requests meanwhile says the deployment's ``on_capacity_exhausted``. Deployments with the same
+        provider and endpoint share the circuit.
+
+        Returns:
+            Each worker's answer by its node name.
+
+        Raises:
+            InvalidRequest: there is no such deployment, or the duration is no positive number of seconds.
+            TimeoutError: the broker cannot be reached.
+        """
+        self._known(deployment)
+        seconds = duration.total_seconds() if isinstance(duration, timedelta) else duration
+        if (
+            isinstance(seconds, bool)
+            or not isinstance(seconds, (int, float))
+            or not 0 < seconds < float("inf")
+        ):
+            raise InvalidRequest("duration", "must be a positive number of seconds")
+        answers = self._ask("open_circuit", deployment, timeout, seconds=float(seconds))
+        return {answer.worker: answer.value for answer in answers}
+
+    def force_close(self, deployment: str, *, timeout: float = ANSWER_TIMEOUT) -> dict[str, Any]:
+        """Close the circuit of the deployment's endpoint in all workers now.
+
+        Returns:
+            Each worker's answer by its node name.
+
+        Raises:
+            InvalidRequest: there is no such deployment.
+            TimeoutError: the broker cannot be reached.
+        """
+        self._known(deployment)
+        return {answer.worker: answer.value for answer in self._ask("close_circuit", deployment, timeout)}
+
     def status(self, *, timeout: float = ANSWER_TIMEOUT) -> dict[str, EngineMetrics]:
         """`EngineMetrics` by deployment, summed over all workers that answer, with the queues' depths."""
         answers = self.workers(timeout=timeout)
@@ -316,9 +355,8 @@ class Inference:
         self._add_queues()
 
     def _on_credentials_changed(self, deployment: str | None = None, **_: Any) -> None:
-        names = self.config.deployments if deployment is None else (deployment,)
-        for name in names:
-            self._known(name)
+        names = self.config.deployments
+        for name in names if deployment is None else names.keys() & {deployment}:  # else another app's
             send_order(self.publisher, Order(kind="rebuild", subject=name, reason="signal"))
 
     def _known(self, deployment: str) -> None:
@@ -326,14 +364,16 @@ class Inference:
             names = ", ".join(sorted(self.config.deployments))
             raise InvalidRequest("deployment", f"no such deployment; there are: {names}")
 
-    def _ask(self, kind: str, subject: str, timeout: float) -> list[Answer]:
+    def _ask(self, kind: str, subject: str, timeout: float, seconds: float = 0.0) -> list[Answer]:
         process = self._of_this_process()
         if not process.desk.listen(5.0):
             raise TimeoutError("the broker cannot be reached")
         process.submitter.declare(5.0)
 
         def send(token: str) -> None:
-            order = Order(kind=kind, subject=subject, reply_to=process.identity.token, token=token)
+            order = Order(
+                kind=kind, subject=subject, seconds=seconds, reply_to=process.identity.token, token=token
+            )
             send_order(process.publisher, order)
 
         return process.desk.gather(send, timeout, lambda answers: False)

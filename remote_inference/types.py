@@ -376,7 +376,9 @@ class InferenceRequest:
         Raises:
             InvalidRequest: with the path of the field at fault.
         """
-        parts = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("deployment", "messages")}
+        parts = {
+            f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("deployment", "messages")
+        }
         return InferenceRequest.parse(self.deployment, self.messages, **parts)
 
     def to_wire(self) -> JSON:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import amqp
 from amqp.exceptions import IrrecoverableChannelError, MessageNacked
@@ -13,13 +13,19 @@ from kombu.connection import Connection
 
 from .delivery import Delivery, DeliveryState, Probe
 
-__all__ = ["Line", "connect_line"]
+__all__ = ["BrokerBlocked", "Line", "connect_line"]
+
+T = TypeVar("T")
 
 HEARTBEAT = 20.0
 """Seconds of silence that either side takes for a dead connection (twice missed)."""
 
 WRITE_TIMEOUT = 10.0
 """Seconds for which a write may block: a broker under alarm stops reading."""
+
+
+class BrokerBlocked(ConnectionError):
+    """The broker has blocked the connection (its memory or disk is short); it reads nothing."""
 
 
 class Line(ABC):
@@ -41,6 +47,14 @@ class Line(ABC):
 
     def heartbeat(self) -> None:  # noqa: B027  # the embedded broker lives as long as we do
         """Show that we live, and check that the broker does."""
+
+    def call(self, function: Callable[[Connection], T]) -> T:
+        """Run a function that waits for the broker's answers.
+
+        Raises:
+            BrokerBlocked: the broker began to block the connection meanwhile: there will be no answer.
+        """
+        return function(self.connection)
 
     def abandon(self) -> None:
         """The connection failed: what was written and not confirmed is uncertain."""
@@ -74,6 +88,7 @@ class AmqpLine(Line):
         self._unroutable = unroutable
         self._returned: set[tuple[str, str]] = set()
         self._tag = 0
+        self._calling = False
         connection.transport_options = {
             **connection.transport_options,
             "confirm_publish": False,  # its own is synchronous, and takes any acknowledgement for its own
@@ -172,11 +187,20 @@ class AmqpLine(Line):
             self._returned.add((routing_key, correlation))
         self._unroutable(routing_key)
 
+    def call(self, function: Callable[[Connection], T]) -> T:
+        self._calling = True
+        try:
+            return function(self.connection)
+        finally:
+            self._calling = False
+
     def _on_blocked(self, reason: str) -> None:
         self.blocked = True
         for delivery in self.unconfirmed.values():
             if isinstance(delivery, Probe):
                 delivery.finish(DeliveryState.NOT_SENT, "broker_blocked")
+        if self._calling:  # we are in its wait for an answer
+            raise BrokerBlocked("the broker has blocked the connection")
 
     def _on_unblocked(self) -> None:
         self.blocked = False

@@ -23,7 +23,7 @@ from kombu.connection import Connection
 
 from ..clock import Clock, SystemClock
 from .delivery import Delivery, DeliveryState
-from .lines import Line, connect_line
+from .lines import BrokerBlocked, Line, connect_line
 
 __all__ = ["Call", "Publisher", "PublisherClosed", "Scheduled"]
 
@@ -38,10 +38,6 @@ GATHER = 0.025
 
 class PublisherClosed(RuntimeError):
     """The publisher was closed; nothing more is sent."""
-
-
-class BrokerBlocked(ConnectionError):
-    """The broker has blocked the connection (its memory or disk is short); it reads nothing."""
 
 
 class Scheduled(Protocol):
@@ -64,16 +60,16 @@ class Call(Generic[T]):
         self._value: T | None = None
         self._error: BaseException | None = None
 
-    def run(self, connection: Connection) -> None:
+    def run(self, line: Line) -> None:
         """In the I/O thread.
 
         Raises:
             OSError, or the transport's connection errors: the connection is of no more use. The caller has it too.
         """
         try:
-            self._value = self._function(connection)
+            self._value = line.call(self._function)
         except Exception as exc:  # the caller has it in any case
-            lost = isinstance(exc, (OSError, *connection.connection_errors))
+            lost = isinstance(exc, (OSError, *line.connection.connection_errors))
             if not (lost and self.patient):
                 self.fail(exc)
             if lost:
@@ -343,7 +339,10 @@ class Publisher:
                     inbox.appendleft(item)
                     break
                 try:
-                    item.run(line.connection)
+                    item.run(line)
+                except BrokerBlocked:  # it began in the middle of the call; the connection is well
+                    if item.patient:
+                        self._held.append(item)
                 except Exception:
                     if item.patient:
                         inbox.appendleft(item)

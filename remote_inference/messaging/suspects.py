@@ -15,7 +15,7 @@ from kombu.connection import Connection
 
 from .names import suspect_queue
 
-__all__ = ["begin_suspect", "end_suspect", "note_put_back", "note_survived"]
+__all__ = ["begin_suspect", "deaths_under", "end_suspect", "note_put_back", "note_survived"]
 
 EXPIRES_MS = 24 * 3600 * 1000
 
@@ -39,34 +39,37 @@ def _publish(channel: Any, queue: str, kind: str) -> None:
     channel.basic_publish(message, exchange="", routing_key=queue)
 
 
-def _kind(message: Any) -> str:
-    body = message.body  # py-amqp decodes it where it knows the encoding, the embedded transport never
-    return body if isinstance(body, str) else bytes(body).decode()
+def _text(message: Any) -> str:
+    return message.body if isinstance(message.body, str) else bytes(message.body).decode()
 
 
-def begin_suspect(connection: Connection, request_id: str) -> int:
-    """A request that was delivered before begins; how many workers died under it. Leaves a mark."""
+def deaths_under(connection: Connection, request_id: str) -> int:
+    """How many workers died under a request that was delivered before."""
     channel = connection.channel()
     try:
         queue = _declare(channel, request_id)
         kinds = []
         while (message := channel.basic_get(queue, no_ack=False)) is not None:
-            kinds.append(_kind(message))
+            kinds.append(_text(message))
         # the first delivery leaves no mark: it counts, unless a note says how it ended
-        deaths = kinds.count(_MARK) + (0 if _NOTE in kinds else 1)
+        return kinds.count(_MARK) + (0 if _NOTE in kinds else 1)
     finally:
         channel.close()  # what was read goes back
+
+
+def begin_suspect(connection: Connection, request_id: str) -> None:
+    """A request that was delivered before begins: leave a mark."""
     channel = connection.channel()
     try:
-        _publish(channel, suspect_queue(request_id), _MARK)
+        queue = _declare(channel, request_id)
+        _publish(channel, queue, _MARK)
         _declare(channel, request_id)  # its answer comes after the mark is in the queue
     finally:
         channel.close()
-    return deaths
 
 
 def end_suspect(connection: Connection, request_id: str, *, finished: bool) -> None:
-    """It ended without a death: finished for good, or put back."""
+    """It ended without a death: finished for good, or to come again, for which its mark is taken away."""
     channel = connection.channel()
     try:
         if finished:
@@ -74,7 +77,7 @@ def end_suspect(connection: Connection, request_id: str, *, finished: bool) -> N
             return
         queue = _declare(channel, request_id)
         while (message := channel.basic_get(queue, no_ack=False)) is not None:
-            if _kind(message) == _MARK:
+            if _text(message) == _MARK:
                 channel.basic_ack(message.delivery_tag)
                 break
     finally:

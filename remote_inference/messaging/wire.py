@@ -29,6 +29,7 @@ __all__ = [
     "decode_replies",
     "dumps",
     "loads",
+    "reply_to_of",
 ]
 
 
@@ -77,6 +78,11 @@ class ClientIdentity:
 def client_of(request_id: str) -> str:
     """The client's digits in an id (of a foreign id: digits that nobody listens to)."""
     return request_id.replace("-", "")[:16]
+
+
+def reply_to_of(value: Any) -> str:
+    """Who is to be told of a message whose header (`HEADER`) is perhaps of no version that is known here."""
+    return str(value.get("reply") or "") if isinstance(value, Mapping) else ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,8 +211,8 @@ class Answer:
 class Order:
     """What goes to every worker over the bus.
 
-    ``kind``: ``cancel`` (``subject``: the request's id), ``rebuild`` or ``status`` (``subject``: the deployment, or ""
-    for all). ``reply_to`` and ``token``: where an answer is wanted.
+    ``kind``: ``cancel`` (``subject``: the request's id), ``rebuild``, ``open_circuit`` (for ``seconds``),
+    ``close_circuit`` (``subject``: the deployment) or ``status``. ``reply_to`` and ``token``: where an answer is wanted.
     """
 
     kind: str
@@ -214,10 +220,18 @@ class Order:
     reason: str = ""
     reply_to: str = ""
     token: str = ""
+    seconds: float = 0.0
 
     def encode(self) -> bytes:
         """JSON."""
-        wire = {"v": WIRE_VERSION, "kind": self.kind, "subject": self.subject, "reason": self.reason}
+        wire: dict[str, Any] = {
+            "v": WIRE_VERSION,
+            "kind": self.kind,
+            "subject": self.subject,
+            "reason": self.reason,
+        }
+        if self.seconds:
+            wire["seconds"] = self.seconds
         if self.reply_to:
             wire.update(reply=self.reply_to, token=self.token)
         return dumps(wire)
@@ -233,7 +247,7 @@ class Order:
         if not isinstance(wire["v"], int) or wire["v"] > WIRE_VERSION:
             raise ValueError(f"version {wire['v']!r}")
         texts = {key: str(wire.get(name, "")) for key, name in _ORDER_FIELDS}
-        return cls(**texts)
+        return cls(**texts, seconds=float(wire.get("seconds", 0.0)))
 
 
 _ORDER_FIELDS = (

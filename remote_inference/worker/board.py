@@ -62,7 +62,9 @@ class Board:
     def counts(self, deployment: str, stripe: int) -> MutableSequence[int]:
         """The cells in which a process counts for a deployment."""
         at = self._counts_at + (stripe % STRIPES) * self._stride + self._deployments[deployment] * CELLS
-        cells: Any = self._cells[at : at + CELLS]  # a memoryview is a sequence of fixed length, which no type says
+        cells: Any = self._cells[
+            at : at + CELLS
+        ]  # a memoryview is a sequence of fixed length, which no type says
         return cells  # type: ignore[no-any-return]
 
     def clear_in_flight(self, stripe: int) -> None:

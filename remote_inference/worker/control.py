@@ -27,6 +27,16 @@ def install_commands() -> None:
         """Swap a deployment's session for one with the credential of now."""
         return dict(_main(state).rebuild(deployment))
 
+    @control_command(args=[("deployment", str), ("seconds", float)], signature="<deployment> <seconds>")
+    def force_open(state: Any, deployment: str, seconds: float, **kwargs: Any) -> dict[str, Any]:
+        """Open the circuit of a deployment's endpoint: nothing is sent there for so many seconds."""
+        return dict(_main(state).force_circuit(deployment, seconds))
+
+    @control_command(args=[("deployment", str)], signature="<deployment>")
+    def force_close(state: Any, deployment: str, **kwargs: Any) -> dict[str, Any]:
+        """Close the circuit of a deployment's endpoint now."""
+        return dict(_main(state).force_circuit(deployment, None))
+
     @inspect_command()
     def inference_status(state: Any, **kwargs: Any) -> dict[str, Any]:
         """Counts, gates and circuits of the deployments on this worker."""

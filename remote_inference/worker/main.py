@@ -22,7 +22,7 @@ from ..messaging.names import (
     inference_queue,
     reply_queue,
 )
-from ..messaging.wire import Answer, Envelope, Order, Outcome, client_of
+from ..messaging.wire import Answer, Order, Outcome, client_of, reply_to_of
 from .board import Board
 from .gate import Gate
 from .relay import Relay
@@ -87,6 +87,10 @@ class WorkerMain:
             self.cancel(order.subject, order.reason or "caller")
         elif order.kind == "rebuild":
             self._answer(order, self.rebuild(order.subject))
+        elif order.kind == "open_circuit":
+            self._answer(order, self.force_circuit(order.subject, order.seconds))
+        elif order.kind == "close_circuit":
+            self._answer(order, self.force_circuit(order.subject, None))
         elif order.kind == "status":
             self._answer(order, self.status())
 
@@ -162,6 +166,24 @@ class WorkerMain:
             self.gate.open(inference_queue(deployment))
         return {"ok": f"session of {deployment} rebuilt", "rebuilds": fence}
 
+    def force_circuit(self, deployment: str, seconds: float | None) -> dict[str, Any]:
+        """Open the circuit of a deployment's endpoint for so many seconds, or close it (None).
+
+        A prefork child that is started later begins with a closed one.
+        """
+        if deployment not in self._inference.config.deployments:
+            return {"error": f"no deployment {deployment!r} here"}
+        if seconds is not None and not 0 < seconds < float("inf"):
+            return {"error": "the duration must be a positive number of seconds"}
+        if self.prefork:
+            self.relay.send_all({"kind": "force_circuit", "deployment": deployment, "seconds": seconds})
+        else:
+            self._inference.runtime.force_circuit(deployment, seconds)
+        if seconds is None and self.gate is not None:
+            self.gate.open(inference_queue(deployment))
+        done = "closed" if seconds is None else f"open for {seconds:g} s"
+        return {"ok": f"circuit of {deployment} {done}"}
+
     def status(self) -> dict[str, Any]:
         """What this worker knows: counts of all its processes, gates, circuits."""
         return {
@@ -206,11 +228,7 @@ class WorkerMain:
                 },
             )
         ]
-        try:
-            client = Envelope.from_headers(headers).reply_to
-        except UndecodableMessage:
-            value = headers.get(HEADER)
-            client = str(value.get("reply", "")) if isinstance(value, dict) else ""
+        client = reply_to_of(headers.get(HEADER))
         if client and request_id:
             outcome = Outcome(request_id, "", error=error).encode()
             publications.append(

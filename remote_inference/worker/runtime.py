@@ -6,7 +6,6 @@ import logging
 import os
 import random
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
 from typing import Any, Protocol
 
 from ..cancel import CancelToken
@@ -31,8 +30,7 @@ from ..messaging.delivery import Delivery, DeliveryState
 from ..messaging.names import DEAD_LETTER_QUEUE, HEADER
 from ..messaging.publisher import Publisher
 from ..messaging.streams import ChunkStream, publish_outcome
-from ..messaging.suspects import begin_suspect, end_suspect, note_survived
-from ..messaging.wire import Envelope, Outcome, dumps
+from ..messaging.wire import Envelope, Outcome, dumps, reply_to_of
 from ..policy.breaker import CircuitBreaker
 from ..policy.routing import next_deployment
 from ..providers import provider_named
@@ -42,8 +40,9 @@ from .board import Board
 from .fence import FencedSession
 from .jobs import Jobs
 from .orders import HandBack, RequestCancelled
+from .suspicion import MAX_DEATHS, Suspicion
 
-__all__ = ["CONNECTION", "EVENTS", "MAX_DEATHS", "RuntimeParts", "WorkerRuntime"]
+__all__ = ["CONNECTION", "EVENTS", "RuntimeParts", "WorkerRuntime"]
 
 logger = logging.getLogger(__name__)
 
@@ -52,9 +51,6 @@ CONNECTION = "inference_connection"
 
 EVENTS = "inference_events"
 """In the task's request: whether the worker sends events (the main process writes it)."""
-
-MAX_DEATHS = 3
-"""Workers that may die under a request before it is set aside."""
 
 MAX_RUN = 25 * 60.0
 """Seconds that a request may run in a worker: the broker closes the channel of a consumer that keeps a message for
@@ -102,6 +98,7 @@ class WorkerRuntime:
         self._breakers: dict[tuple[str, str], CircuitBreaker] = {}
         self._engines: dict[str, RemoteEngine] = {}
         self._rng = random.Random()
+        self._suspicion = Suspicion(parts)
         self.jobs = Jobs(parts.clock)
 
     # -- a request
@@ -123,7 +120,7 @@ class WorkerRuntime:
             return self._run_here(context, args, kwargs)
         request_id = str(context.id)
         redelivered = bool((context.delivery_info or {}).get("redelivered"))
-        envelope = Envelope()
+        envelope = Envelope(reply_to=reply_to_of(context.get(HEADER)))
         try:
             envelope = Envelope.from_headers({HEADER: context.get(HEADER)} if context.get(HEADER) else None)
             request = self._decoded(args, kwargs)
@@ -134,23 +131,21 @@ class WorkerRuntime:
             self._set_aside(context, args, kwargs, str(error))
             self._tell(envelope, Outcome(request_id, "", error=error))
             raise
-        if redelivered:
-            self._count_deaths(context, args, kwargs, envelope, request)
-        comes_again = lost = False
-        try:
+        generation = int(context.get(CONNECTION) or 0)
+        with self._suspicion.of(
+            request_id, redelivered=redelivered, lost=lambda: self._lost(generation)
+        ) as deaths:
+            if deaths >= MAX_DEATHS:
+                logger.error("%s: set aside after %d workers died under it", request_id, deaths)
+                poison = WorkerLost("poison", request.deployment, request_id, deaths=deaths)
+                self._set_aside(context, args, kwargs, str(poison))
+                self._tell(envelope, Outcome(request_id, "", error=poison))
+                raise poison
             return self._deliver(task, envelope, request_id, request)
-        except HandBack:
-            comes_again = True
-            raise
-        except RequestCancelled as exc:
-            comes_again = lost = exc.quiet
-            raise
-        finally:  # patient: it is just when the connection was lost that this must be told
-            call = partial(self._parts.publisher.call, patient=True)
-            if redelivered:
-                call(lambda c: end_suspect(c, request_id, finished=not comes_again))
-            elif lost:
-                call(lambda c: note_survived(c, request_id))
+
+    def _lost(self, generation: int) -> bool:
+        """Whether what that connection delivered can no longer be acknowledged."""
+        return self._board is not None and generation < self._board.connection
 
     def _deliver(
         self, task: Any, envelope: Envelope, request_id: str, request: InferenceRequest
@@ -166,7 +161,7 @@ class WorkerRuntime:
             stream = ChunkStream(self._parts.publisher, request_id, envelope.reply_to, gone)  # type: ignore[arg-type]  # what cancel returns is ignored
             sink = stream
         with self.jobs.running(request_id, connection, token):
-            if self._board is not None and connection < self._board.connection:
+            if self._lost(connection):
                 raise RequestCancelled("connection_lost", quiet=True)
             now = self._clock.time()
             job = Job(
@@ -187,7 +182,7 @@ class WorkerRuntime:
                 error = final.error
             except InferenceError as exc:
                 error = exc
-            except Exception:  # a fault of ours, or of a stranger's code: Celery shows it, and the caller must know
+            except Exception:  # a fault of ours: Celery shows it, and the caller must not wait for ever
                 failed = RequestError("internal", request.deployment, request_id)
                 self._tell(envelope, Outcome(request_id, "", error=failed), token)
                 raise
@@ -284,31 +279,6 @@ class WorkerRuntime:
                 raise RequestCancelled("connection_lost", quiet=True)
             raise HandBack("the broker does not take the outcome", self._clock.time() + 5.0)
 
-    def _count_deaths(
-        self,
-        context: Any,
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
-        envelope: Envelope,
-        request: InferenceRequest,
-    ) -> None:
-        request_id = str(context.id)
-        try:
-            deaths = self._parts.publisher.call(lambda c: begin_suspect(c, request_id)).result(
-                OUTCOME_TIMEOUT
-            )
-        except Exception as exc:  # whatever it was: a request that fails here would be lost
-            logger.warning("%s: its deaths cannot be counted now: %s", request_id, type(exc).__name__)
-            raise HandBack("the broker does not answer", self._clock.time() + 1.0) from None
-        if deaths < MAX_DEATHS:
-            return
-        error = WorkerLost("poison", request.deployment, request_id, deaths=deaths)
-        logger.error("%s: set aside after %d workers died under it", request_id, deaths)
-        self._set_aside(context, args, kwargs, str(error))
-        self._tell(envelope, Outcome(request_id, "", error=error))
-        self._parts.publisher.call(lambda c: end_suspect(c, request_id, finished=True))
-        raise error
-
     def _set_aside(self, context: Any, args: Sequence[Any], kwargs: Mapping[str, Any], reason: str) -> None:
         """Keep the message in the dead-letter queue, before it is acknowledged."""
         headers = {
@@ -393,6 +363,16 @@ class WorkerRuntime:
             self.connection_lost(int(order["connection"]))
         elif order.get("kind") == "open_gate":
             self.open_gate(str(order["deployment"]))
+        elif order.get("kind") == "force_circuit":
+            self.force_circuit(str(order["deployment"]), order["seconds"])
+
+    def force_circuit(self, deployment: str, seconds: float | None) -> None:
+        """Open the circuit of the deployment's endpoint for so many seconds, or close it (None)."""
+        breaker = self.engine(deployment).breaker
+        if seconds is None:
+            breaker.force_close()
+        else:
+            breaker.force_open(seconds)
 
     def connection_lost(self, generation: int) -> int:
         """The worker's connection was lost: cancel what cannot be acknowledged any more; how many that were.

@@ -11,6 +11,7 @@ import signal
 import threading
 from typing import Any
 
+from amqp.exceptions import PreconditionFailed
 from celery import bootsteps
 from celery.signals import worker_process_init, worker_shutdown
 from celery.worker.consumer.connection import Connection
@@ -21,6 +22,7 @@ from ..messaging.orders import bus_queue, cancelled_ids
 from ..messaging.queues import declare_common, declare_inference_queue
 from .control import install_commands
 from .main import WorkerMain, is_ours
+from .quiet import quiet_hand_backs
 
 __all__ = ["BusStep", "ProcessStep", "QueueStep"]
 
@@ -41,6 +43,7 @@ class ProcessStep(bootsteps.StartStopStep):
         self.main = WorkerMain(self.inference, worker.app)
         self.inference.worker_main = self.main
         install_commands()
+        quiet_hand_backs()
         worker.app.conf.worker_deduplicate_successful_tasks = True
         # what ran when the connection was lost is cancelled, so that its slots are free for the next one
         worker.app.conf.worker_enable_prefetch_count_reduction = False
@@ -114,13 +117,23 @@ class QueueStep(bootsteps.StartStopStep):
             if deployment is None:
                 logger.warning("queue %s: the configuration has no such deployment", queue)
                 continue
-            declare_inference_queue(consumer.connection, queue, deployment.queue_capacity)
+            try:
+                declare_inference_queue(consumer.connection, queue, deployment.queue_capacity)
+            except (
+                PreconditionFailed
+            ) as exc:  # of somebody else's making: senders refuse it, but what waits is served
+                logger.error("queue %s: %s", queue, exc)
 
     def _guard(self, consumer: Any) -> None:
         """Messages that cannot be read: kept, told, and shown to no log."""
         main, inherited = (
             self.main,
-            (consumer.on_decode_error, consumer.on_invalid_task, consumer.on_unknown_message),
+            (
+                consumer.on_decode_error,
+                consumer.on_invalid_task,
+                consumer.on_unknown_message,
+                consumer.on_unknown_task,
+            ),
         )
 
         def ours(message: Any) -> bool:
@@ -144,6 +157,13 @@ class QueueStep(bootsteps.StartStopStep):
             else:
                 inherited[2](body, message)
 
+        def on_unknown_task(body: Any, message: Any, exc: Exception) -> None:
+            if ours(message):
+                main.refuse(message, "it is of another task than those of an inference queue")
+            else:
+                inherited[3](body, message, exc)
+
+        consumer.on_unknown_task = on_unknown_task
         consumer.on_decode_error = on_decode_error
         consumer.on_invalid_task = on_invalid_task
         consumer.on_unknown_message = on_unknown_message

@@ -37,6 +37,7 @@ class Market:
         settings: Mapping[str, Any],
     ) -> None:
         self.server = server
+        self.broker_url = broker_url
         defaults = {"provider": "openai", "endpoint": server.url}
         self.tables = [{**defaults, "model": given["name"], **given} for given in deployments]
         self._settings = dict(settings)

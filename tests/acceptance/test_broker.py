@@ -88,7 +88,13 @@ def test_a_broker_restart_under_load_loses_nothing_that_was_accepted(
 
 @pytest.mark.parametrize(
     ("pool", "cut"),
-    [("threads", "drop"), ("threads", "freeze"), ("gevent", "drop"), ("gevent", "freeze"), ("prefork", "freeze")],
+    [
+        ("threads", "drop"),
+        ("threads", "freeze"),
+        ("gevent", "drop"),
+        ("gevent", "freeze"),
+        ("prefork", "freeze"),
+    ],
 )
 def test_a_worker_cut_from_the_broker_cancels_and_the_others_stream_wins(
     shop: Shop, tmp_path: Path, pool: str, cut: str

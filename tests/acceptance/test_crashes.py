@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from local_nodes import ACCEPTANCE, REPOSITORY, WorkerNode
 from local_process import LocalProcess, wait_until
 from shop_nodes import DEPLOYMENT, LIMIT, Shop, begin, messages_in, settled, text_of
 
-from remote_inference import StreamRestarted, WorkerLost
+from remote_inference import InferenceHandle, StreamRestarted, WorkerLost
 from remote_inference.testing.behaviours import Reply, rate_limited
 from remote_inference.testing.faults import Stall
 
@@ -29,6 +29,23 @@ def kill_children(node: WorkerNode) -> None:
     """Kill a prefork pool's processes, and spare the worker's main process."""
     for pid in children(node):
         os.kill(pid, signal.SIGKILL)
+
+
+def supervised(node: WorkerNode, handles: Sequence[InferenceHandle]) -> int:
+    """As a supervisor does, start it again when it has died, until the requests have ended; how often it died."""
+    process = node.container.process
+    deaths = 0
+
+    def ended() -> bool:
+        nonlocal deaths
+        process.reload()
+        if process.status == "exited":
+            deaths += 1
+            process.start()
+        return all(handle.done for handle in handles)
+
+    wait_until(ended, "all requests to end")
+    return deaths
 
 
 @pytest.mark.parametrize(
@@ -75,19 +92,8 @@ def test_a_request_that_kills_its_worker_every_time_is_set_aside_and_the_others_
     others = [caller.submit(DEPLOYMENT, f"number {number}") for number in range(5)]
     shop.poison.write_text(poison.request_id)
     [node] = shop.workers(1, pool=pool, wait=False)
-    process = node.container.process
-    deaths = 0
 
-    def supervised() -> bool:
-        """As a supervisor does: start it again when it has died."""
-        nonlocal deaths
-        process.reload()
-        if process.status == "exited":
-            deaths += 1
-            process.start()
-        return poison.done and all(other.done for other in others)
-
-    wait_until(supervised, "all requests to end")
+    deaths = supervised(node, [poison, *others])
 
     with pytest.raises(WorkerLost) as lost:
         poison.result()
@@ -104,11 +110,30 @@ def test_a_request_that_kills_its_worker_every_time_is_set_aside_and_the_others_
     settled(caller, completed=5, queued=0)
 
 
+@pytest.mark.parametrize("pool", ["threads", "gevent"])
+def test_requests_that_always_died_beside_the_killer_are_not_set_aside_with_it(shop: Shop, pool: str):
+    shop.provider.default = Reply(token_delay=0.1)
+    caller = shop.caller()
+    poison = caller.submit(DEPLOYMENT, "the killer")
+    innocent = [caller.submit(DEPLOYMENT, f"number {number}") for number in range(3)]
+    shop.poison.write_text(poison.request_id)
+    [node] = shop.workers(1, slots=4, pool=pool, wait=False)
+
+    deaths = supervised(node, [poison, *innocent])
+
+    assert deaths == 3
+    with pytest.raises(WorkerLost):
+        poison.result()
+    assert [handle.text for handle in innocent] == [TEXT] * 3
+    [(headers, _)] = messages_in(shop.broker_url, "inference.dead-letter")
+    assert headers["id"] == poison.request_id
+
+
 def test_what_was_put_back_or_met_a_restart_is_not_taken_for_deadly(shop: Shop):
     [node] = shop.workers(1)
     caller = shop.caller()
-    refusal = rate_limited(2)  # the key is paused for longer than a request is held: it goes back
-    shop.provider.script(refusal, refusal, refusal, refusal, refusal)
+    refusal = rate_limited("1.5")  # the key is paused for longer than a request is held: it goes back
+    shop.provider.script(refusal, refusal, refusal, refusal)
     handle = caller.submit(DEPLOYMENT, "not now")
     for seen in (1, 2):
         shop.provider.wait_for(lambda provider, seen=seen: provider.count >= seen, LIMIT)
@@ -119,7 +144,7 @@ def test_what_was_put_back_or_met_a_restart_is_not_taken_for_deadly(shop: Shop):
         node.container.wait_until_ready()
 
     assert handle.result(LIMIT).text == TEXT
-    assert shop.provider.count == 6
+    assert shop.provider.count == 5
     settled(caller, queued=0)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from hypothesis import strategies as st
 
 from remote_inference.types import (
@@ -95,7 +97,7 @@ def _cut(draw: st.DrawFn, text: str) -> list[str]:
     if not text:
         return []
     places = sorted(draw(st.sets(st.integers(1, max(1, len(text) - 1)), max_size=3)) | {0, len(text)})
-    return [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    return [text[a:b] for a, b in pairwise(places)]
 
 
 def joined(chunks: list[TokenChunk]) -> tuple[object, ...]:

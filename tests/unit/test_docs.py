@@ -27,8 +27,11 @@ from remote_inference.config import (
 from remote_inference.credentials import CredentialRef
 from remote_inference.errors import InferenceError
 from remote_inference.events import Event
+from remote_inference.messaging import names
+from remote_inference.messaging.wire import Order, decode_replies
 from remote_inference.providers.registry import PROVIDERS, provider_named
 from remote_inference.testing.clock import VirtualClock
+from remote_inference.types import InferenceRequest
 from remote_inference.worker.control import install_commands
 
 DOCS = docs_pages.ROOT / "docs"
@@ -207,6 +210,39 @@ def test_every_python_example_compiles(block: docs_pages.Block) -> None:
 @pytest.mark.parametrize("block", all_blocks("json"))
 def test_every_json_example_is_json(block: docs_pages.Block) -> None:
     json.loads(block.code)
+
+
+def test_the_examples_of_the_wire_are_what_is_on_the_wire() -> None:
+    read = {"request": 0, "order": 0, "reply": 0}
+    for block in docs_pages.blocks(DOCS / "wire.md"):
+        if block.language != "json":
+            continue
+        example = json.loads(block.code)
+        if "messages" in example:
+            assert InferenceRequest.parse(**example).to_wire() == example
+            read["request"] += 1
+        elif "kind" in example:
+            assert json.loads(Order.decode(block.code).encode()) == example
+            read["order"] += 1
+        else:
+            replies = [json.loads(reply.encode()) for reply in decode_replies(block.code)]
+            assert replies == (example if isinstance(example, list) else [example])
+            read["reply"] += 1
+
+    assert read == {"request": 1, "order": 1, "reply": 3}
+
+
+def test_every_name_in_the_broker_is_on_the_page_of_the_wire() -> None:
+    text = page("wire.md")
+    fixed = {getattr(names, name) for name in names.__all__ if isinstance(getattr(names, name), str)}
+    made = {
+        names.inference_queue("<deployment>"),
+        names.reply_queue("<client>"),
+        names.chunk_queue("<client>"),
+        names.suspect_queue("<request id>"),
+    }
+
+    assert [name for name in sorted(fixed | made) if f"`{name}`" not in text] == []
 
 
 def _loads(code: str) -> dict[str, object]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from apps.shop import inference
+
 from remote_inference.messaging import queues
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """An application with the deployments of `SHOP_CONFIG`, whose processes can be made to die under a request.
 
 `SHOP_CELERY` is JSON of Celery settings. `SHOP_POISON` is a file of request ids, one a line: the process that begins
-one of them dies of SIGKILL. `SHOP_POISON_AFTER` is another: there the process dies when the task has succeeded and its
-result is stored, but its message is not acknowledged yet.
+one of them dies of SIGKILL, a moment later, so that others have begun too. `SHOP_POISON_AFTER` is another: there the
+process dies when the task has succeeded and its result is stored, but its message is not acknowledged yet.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from remote_inference.events import AttemptStarted
 def _die_if_listed(variable: str, request_id: str) -> None:
     path = os.environ.get(variable)
     if path and request_id in Path(path).read_text().split():
+        time.sleep(0.3)
         os.kill(os.getpid(), signal.SIGKILL)
 
 

@@ -89,7 +89,10 @@ def test_it_is_refused_kept_told_and_gone(open_shop: OpenShop, case: str, caplog
     kept = headers_of(letter)
     assert kept["inference_reason"]
     assert reason in kept["inference_reason"]
-    assert json.loads(body_of(letter)) == json.loads(payload) if reason else body_of(letter) == payload
+    if reason:  # it was read; what is kept is the call, without Celery's options
+        assert json.loads(body_of(letter))[:2] == json.loads(payload)[:2]
+    else:
+        assert body_of(letter) == payload
     shown = [record for record in caplog.records if MARK in record.getMessage() or MARK in str(record.exc_text)]
     assert not shown, [(record.name, record.getMessage()[:200]) for record in shown]
 

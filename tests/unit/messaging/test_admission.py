@@ -41,7 +41,9 @@ def test_a_look_counts_for_a_moment_only():
     assert admission.take("q", 100, Priority.NORMAL) is None
 
 
-@pytest.mark.parametrize(("waiting", "let_in"), [(79, 4), (80, 3), (89, 3), (90, 2), (94, 2), (95, 1), (99, 1), (100, 0)])
+@pytest.mark.parametrize(
+    ("waiting", "let_in"), [(79, 4), (80, 3), (89, 3), (90, 2), (94, 2), (95, 1), (99, 1), (100, 0)]
+)
 def test_a_fuller_queue_lets_in_fewer_priorities(waiting, let_in):
     admission = Admission(VirtualClock())
     found = []
@@ -80,7 +82,7 @@ def test_one_process_alone_never_fills_more_than_the_priorities_part(capacity, w
     for priority, wanted, done in wishes:
         granted = admission.take("q", capacity, priority, wanted)
         if granted is None:
-            admission.seen("q", waiting)
+            admission.seen("q", waiting, admission.looking("q"))
             granted = admission.take("q", capacity, priority, wanted)
             assert granted != 0 or waiting >= threshold(capacity, priority)
         if granted:
@@ -92,6 +94,18 @@ def test_one_process_alone_never_fills_more_than_the_priorities_part(capacity, w
             admission.settled("q", arrived)
             under_way -= arrived
             waiting += arrived
+
+
+def test_what_was_let_in_while_the_queue_was_looked_at_counts_as_not_seen():
+    admission = Admission(VirtualClock())
+    admission.seen("q", 0)
+    looking = admission.looking("q")
+    assert admission.take("q", 1, Priority.CRITICAL) == 1
+    admission.settled("q")
+    admission.seen("q", 0, looking)  # the figure is from before it arrived
+    assert admission.take("q", 1, Priority.CRITICAL) is None
+    admission.seen("q", 1, admission.looking("q"))
+    assert admission.take("q", 1, Priority.CRITICAL) == 0
 
 
 def test_threads_share_one_look_and_its_room():

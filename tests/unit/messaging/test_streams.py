@@ -172,7 +172,9 @@ def test_merged_chunks_say_the_same(data, completion):
 class TestPublishOutcome:
     OUTCOME = Outcome("id", "epoch", error=ServerError("overloaded", status=529))
 
-    def tell(self, publisher: FakePublisher, timeout: float = 0.0, keep_on: Callable[[], bool] = lambda: True) -> bool:
+    def tell(
+        self, publisher: FakePublisher, timeout: float = 0.0, keep_on: Callable[[], bool] = lambda: True
+    ) -> bool:
         return publish_outcome(
             publisher,  # type: ignore[arg-type]
             CLIENT,
