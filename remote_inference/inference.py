@@ -288,6 +288,7 @@ class Inference:
 
     def close(self) -> None:
         """Close this process's connections (a test's end; a process that exits need not)."""
+        credentials_changed.disconnect(self._on_credentials_changed)  # until it is used again
         with self._lock:
             process, self._process = self._process, None
         if process is not None and process.pid == os.getpid():
@@ -339,6 +340,7 @@ class Inference:
             with self._lock:
                 if self._process is None or self._process.pid != os.getpid():
                     self._process = _Process(self)
+                    credentials_changed.connect(self._on_credentials_changed)
                 process = self._process
         return process
 

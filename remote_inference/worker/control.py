@@ -49,7 +49,7 @@ def install_commands() -> None:
         if INFER_TASK in state.app.tasks:
             main = _main(state)
             if terminate:  # cancelled by us instead: a pool that terminates would lose the process or refuse
-                ours = {one for one in ids if main.is_running(one)}
+                ours = {one for one in ids if main.holds(one)}
                 rest = [one for one in ids if one not in ours]
                 reply = (
                     revoke_of_celery(state, rest, terminate=terminate, signal=signal, **kwargs)

@@ -118,10 +118,10 @@ class WorkerMain:
         self._inference.runtime.jobs.cancel(request_id, reason)
         return True
 
-    def is_running(self, request_id: str) -> bool:
-        """Whether one of our requests of that id is in the pool."""
+    def holds(self, request_id: str) -> bool:
+        """Whether one of our requests of that id is here: in the pool, or about to be."""
         request = state.requests.get(request_id)
-        return request is not None and request in state.active_requests and request.task.name == INFER_TASK
+        return request is not None and request.task.name == INFER_TASK
 
     def revoked(self, request_ids: list[str]) -> None:
         """Celery's ``revoke`` (Flower's button): the same as a cancel, and the caller is told."""
@@ -158,10 +158,6 @@ class WorkerMain:
         if deployment not in self._inference.config.deployments:
             return {"error": f"no deployment {deployment!r} here"}
         fence = self.board.raise_fence(deployment)
-        if not self.prefork:
-            self._inference.runtime.open_gate(deployment)
-        else:
-            self.relay.send_all({"kind": "open_gate", "deployment": deployment})
         if self.gate is not None:
             self.gate.open(inference_queue(deployment))
         return {"ok": f"session of {deployment} rebuilt", "rebuilds": fence}

@@ -97,6 +97,7 @@ class WorkerRuntime:
         self._limiter = LocalRateLimiter(parts.clock)
         self._breakers: dict[tuple[str, str], CircuitBreaker] = {}
         self._engines: dict[str, RemoteEngine] = {}
+        self._fences: dict[str, int] = {}
         self._rng = random.Random()
         self._suspicion = Suspicion(parts)
         self.jobs = Jobs(parts.clock)
@@ -211,6 +212,7 @@ class WorkerRuntime:
         deployment = asked
         while True:
             engine = self.engine(deployment.name)
+            self._heed_fence(engine)
             try:
                 return engine.execute(request, job, sink)
             except RequestError as error:
@@ -361,8 +363,6 @@ class WorkerRuntime:
             self.jobs.cancel(str(order["id"]), str(order["reason"]))
         elif order.get("kind") == "connection_lost":
             self.connection_lost(int(order["connection"]))
-        elif order.get("kind") == "open_gate":
-            self.open_gate(str(order["deployment"]))
         elif order.get("kind") == "force_circuit":
             self.force_circuit(str(order["deployment"]), order["seconds"])
 
@@ -383,11 +383,16 @@ class WorkerRuntime:
         self._parts.publisher.renew()
         return cancelled
 
-    def open_gate(self, deployment: str) -> None:
-        """The operator has done something about a credential that was refused."""
-        engine = self._engines.get(deployment)
-        if engine is not None:
+    def _heed_fence(self, engine: RemoteEngine) -> None:
+        """The operator asked for a new session: what the provider said of the old credential counts no more.
+
+        Looked up before each request, because no message is sure to reach a prefork child before its next one does.
+        """
+        name = engine.deployment.name
+        fence = self._board.fence(name) if self._board is not None else 0
+        if self._fences.get(name, 0) != fence:
             engine.open_gate()
+            self._fences[name] = fence
 
     def status(self) -> dict[str, Any]:
         """What this process knows of its engines."""

@@ -5,6 +5,7 @@ A worker finds them by name (`Inference` adds the names to the app), so that a w
 
 from __future__ import annotations
 
+import _thread
 import logging
 import os
 import signal
@@ -13,6 +14,7 @@ from typing import Any
 
 from amqp.exceptions import PreconditionFailed
 from celery import bootsteps
+from celery.backends.base import DisabledBackend
 from celery.signals import worker_process_init, worker_shutdown
 from celery.worker.consumer.connection import Connection
 from celery.worker.consumer.tasks import Tasks
@@ -21,6 +23,7 @@ from ..messaging.names import CONTROL_QUEUE, INFER_TASK, deployment_of, is_infer
 from ..messaging.orders import bus_queue, cancelled_ids
 from ..messaging.queues import declare_common, declare_inference_queue
 from .control import install_commands
+from .logs import redact_pool_log
 from .main import WorkerMain, is_ours
 from .quiet import quiet_hand_backs
 
@@ -43,8 +46,10 @@ class ProcessStep(bootsteps.StartStopStep):
         self.main = WorkerMain(self.inference, worker.app)
         self.inference.worker_main = self.main
         install_commands()
+        redact_pool_log()
         quiet_hand_backs()
-        worker.app.conf.worker_deduplicate_successful_tasks = True
+        if not isinstance(worker.app.backend, DisabledBackend):  # which fails when it is asked for a state
+            worker.app.conf.worker_deduplicate_successful_tasks = True
         # what ran when the connection was lost is cancelled, so that its slots are free for the next one
         worker.app.conf.worker_enable_prefetch_count_reduction = False
         inference, main = self.inference, self.main
@@ -70,11 +75,16 @@ class ProcessStep(bootsteps.StartStopStep):
             )
             return
 
-        def rebuild_all(signum: int, frame: Any) -> None:
+        def rebuild_all() -> None:
             for name in self.inference.config.deployments:
                 self.main.rebuild(name)
 
-        signal.signal(signal.SIGUSR2, rebuild_all)
+        def on_signal(signum: int, frame: Any) -> None:
+            # In a thread: what was interrupted may hold the lock of Celery's loop, which a rebuild takes too. Not one
+            # of `threading`, whose start takes locks itself.
+            _thread.start_new_thread(rebuild_all, ())
+
+        signal.signal(signal.SIGUSR2, on_signal)
 
     def _ended(self, **_: Any) -> None:
         """The worker has ended. Not our `stop`: that comes before the pool's, which waits for running requests."""

@@ -91,7 +91,6 @@ def test_a_broker_restart_under_load_loses_nothing_that_was_accepted(
     [
         ("threads", "drop"),
         ("threads", "freeze"),
-        ("gevent", "drop"),
         ("gevent", "freeze"),
         ("prefork", "freeze"),
     ],

@@ -147,7 +147,7 @@ def test_flower_shows_what_happens_and_no_prompt_answer_or_key(
         args = ("-Q", market.queues, "-c", "2", "-E", "-l", "DEBUG")
         [node] = start_workers(1, *args, app=APP, env=env, pool=pool)
         wait_until(
-            lambda: node.hostname() in (flower.json("/api/workers") or {}), "Flower to see the worker", LIMIT
+            lambda: node.hostname() in (flower.json("/api/workers?status=1") or {}), "Flower to see the worker", LIMIT
         )
         history = drive(market)
         shown = {name: flower.wait_for_state(task_id, STATES[name]) for name, task_id in history.items()}
@@ -168,9 +168,9 @@ def test_flower_shows_what_happens_and_no_prompt_answer_or_key(
                 seen[path] = flower.get(path)
                 assert task_id in seen[path], path
         inspected = market.app.control.inspect(timeout=5)
-        seen["active"] = json.dumps(inspected.active())
-        seen["reserved"] = json.dumps(inspected.reserved())
-        seen["query_task"] = json.dumps(inspected.query_task(list(history.values())))
+        seen["active"] = json.dumps(inspected.active(), ensure_ascii=False)
+        seen["reserved"] = json.dumps(inspected.reserved(), ensure_ascii=False)
+        seen["query_task"] = json.dumps(inspected.query_task(list(history.values())), ensure_ascii=False)
         seen["worker's log"] = node.log
         assert history["running"] in seen["active"]
         assert "a · 1 message" in seen["active"]

@@ -88,7 +88,10 @@ class SmallShop:
 
     def prompts(self, name: str) -> list[str]:
         """The prompts that wait in a deployment's queue, in the order in which they would start."""
-        return [json.loads(body_of(message))[1]["messages"][0]["content"] for message in self.take(f"inference.{name}")]
+        return [
+            json.loads(body_of(message))[1]["messages"][0]["content"]
+            for message in self.take(f"inference.{name}")
+        ]
 
     def publish(
         self, queue: str, body: bytes, content_type: str, headers: Mapping[str, Any], **properties: Any

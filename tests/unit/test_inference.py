@@ -193,5 +193,8 @@ class TestTwoInOneProcess:
         assert not [result for _, result in answers if isinstance(result, Exception)]
         assert ours == [None]
         assert one._process is not None, "the order was sent"
+        one.close()
+        credentials_changed.send(sender=None, deployment="loop")
+        assert one._process is None, "one that was closed hears nothing"
         assert two._process is None
         assert caplog.text == ""

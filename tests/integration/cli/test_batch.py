@@ -134,6 +134,19 @@ def test_retries_are_counted(folder, provider, prompts, capsys):
     assert sum(record["attempts"] for record in records(folder / "out.jsonl")) == 5
 
 
+def test_an_open_circuit_is_waited_out_and_nothing_is_lost(folder, provider, prompts, capsys):
+    config = folder / "inference.toml"
+    brief = "failure_threshold = 3\nopen_duration = 1.5\n"
+    config.write_text(config.read_text().replace("failure_threshold = 1000\n", brief))
+    prompts(20)
+    provider.script(Status(500), Status(500), Status(500))
+    assert main([*BATCH, "--concurrency", "4"]) == 0
+    assert sorted(record["id"] for record in records(folder / "out.jsonl")) == sorted(
+        f"p{i}" for i in range(20)
+    )
+    assert "unexpected" not in capsys.readouterr().err
+
+
 def test_a_torn_output_is_mended_and_only_what_is_missing_is_asked(folder, provider, prompts):
     prompts(5)
     assert main(BATCH) == 0

@@ -54,7 +54,12 @@ def test_the_queue_has_the_properties_of_its_deployment(open_shop: OpenShop) -> 
         )
 
     declare()  # with any other, the broker refuses
-    for other in ({"x-max-priority": 4}, {"x-max-length": 8}, {"x-overflow": "drop-head"}, {"durable": False}):
+    for other in (
+        {"x-max-priority": 4},
+        {"x-max-length": 8},
+        {"x-overflow": "drop-head"},
+        {"durable": False},
+    ):
         with pytest.raises(PreconditionFailed):
             declare(**other)
 
@@ -308,7 +313,7 @@ def test_a_queue_of_somebody_elses_making_is_a_typed_refusal(
     shop = open_shop({"a": {}})
     shop.raw(lambda channel: channel.queue_declare("inference.a", durable=True, auto_delete=False))
     shop.publish("inference.a", b"x", "text/plain", {})  # in use: it cannot be made anew
-    took, error = timed(lambda: shop.inference.submit("a", "1"))
+    _, error = timed(lambda: shop.inference.submit("a", "1"))
     assert isinstance(error, Backpressure)
     assert error.reason == "no_queue"
     assert any("inference.a" in record.getMessage() for record in caplog.records)

@@ -60,11 +60,15 @@ def proxied(proxy: TCPProxy, fresh_broker_url: str, rabbitmq_admin: RabbitMQAdmi
     return fresh_broker_url.replace(f"{rabbitmq_admin.host}:{rabbitmq_admin.port}", f"127.0.0.1:{proxy.port}")
 
 
-@pytest.mark.parametrize("settings", [{}, RETRYING, {"result_backend": "rpc://"}], ids=["plain", "retrying", "rpc"])
+@pytest.mark.parametrize(
+    "settings", [{}, RETRYING, {"result_backend": "rpc://"}], ids=["plain", "retrying", "rpc"]
+)
 def test_a_broker_that_was_never_there(open_rabbit_shop: OpenShop, settings: dict[str, Any]) -> None:
     table = {"admission_timeout": LIMIT}
     url = f"amqp://guest:guest@127.0.0.1:{free_port()}//"
-    shop = open_rabbit_shop({"a": table, "hasty": {"admission_timeout": 60, **REJECT}}, url=url, settings=settings)
+    shop = open_rabbit_shop(
+        {"a": table, "hasty": {"admission_timeout": 60, **REJECT}}, url=url, settings=settings
+    )
     for name, least, most in (("a", LIMIT * 0.9, LIMIT + SLACK), ("hasty", 0.0, SLACK)):
         for way in ways(shop, name)[:1] if settings == {} and name == "a" else ways(shop, name)[2:3]:
             took, error = timed(way)
@@ -100,7 +104,9 @@ def test_a_short_absence_is_waited_out(open_rabbit_shop: OpenShop, proxy: TCPPro
     proxy.drop()
     timer = threading.Timer(0.5, lambda: None)
     results: list[BaseException | None] = []
-    thread = threading.Thread(target=lambda: results.append(timed(lambda: shop.inference.submit("a", "x"))[1]))
+    thread = threading.Thread(
+        target=lambda: results.append(timed(lambda: shop.inference.submit("a", "x"))[1])
+    )
     thread.start()
     timer.start()
     timer.join()
@@ -163,7 +169,6 @@ def test_a_confirm_that_is_late_is_uncertain_and_confirms_nothing_else(
     shop.inference.submit("a", "after")
     assert shop.inference.publisher.connections == connections + 1  # dropped, once
     eventually(lambda: beside.ready(CANCELLED_QUEUE) == 3)
-    beside.inference.submitter  # noqa: B018  # its process stands
     worker = beside.work()
     eventually(lambda: beside.depth("a") == 0)
     status = beside.inference.status()["a"]

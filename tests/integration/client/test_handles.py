@@ -11,7 +11,7 @@ import textwrap
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +21,7 @@ from shops import SmallShop, eventually
 from remote_inference import DeadlineExceeded, InferenceHandle
 from remote_inference.messaging import queues
 from remote_inference.messaging.names import chunk_queue, reply_queue
+from remote_inference.testing.behaviours import Reply
 from remote_inference.testing.server import ProviderServer
 
 OpenShop = Callable[..., SmallShop]
@@ -31,10 +32,10 @@ ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
-def shop(open_shop: OpenShop) -> Iterator[SmallShop]:
+def shop(open_shop: OpenShop) -> SmallShop:
     shop = open_shop({"slow": SLOW, "idle": {}, "echo": {"options": {"echo": True}}})
     shop.work("slow", "echo")
-    yield shop
+    return shop
 
 
 def read(handle: InferenceHandle) -> str:
@@ -174,16 +175,14 @@ def test_a_deadline_that_passes_while_it_runs_closes_the_connection(open_shop: O
     with ProviderServer() as server:
         shop = open_shop({"a": {"provider": "openai", "endpoint": server.url, "model": "m"}})
         shop.work()
-        from remote_inference.testing.behaviours import Stall  # noqa: PLC0415
-
-        server.on("m", Stall())
+        server.on("m", Reply("never", first_token_delay=120))
         begun = time.monotonic()
         handle = shop.inference.submit("a", "x", deadline=1.0)
         with pytest.raises(DeadlineExceeded) as caught:
             handle.result(20)
         assert caught.value.code == "running"
         assert 0.9 <= time.monotonic() - begun < 5
-        eventually(lambda: server.requests[0].closed is not None)
+        eventually(lambda: server.closed_early == 1)
 
 
 def test_a_forked_process_has_connections_of_its_own(open_rabbit_shop: OpenShop) -> None:
@@ -235,7 +234,11 @@ def test_a_monkeypatched_gevent_process_submits_and_reads(open_rabbit_shop: Open
 
 def run(script: str) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True, timeout=90, check=False
+        [sys.executable, "-c", textwrap.dedent(script)],
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout.strip()
@@ -260,7 +263,10 @@ def test_a_reader_that_stands_still_is_bounded_in_the_broker(
         print(sum(len(chunk.text_delta) for chunk in handle), flush=True)
     """
     reader = subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", textwrap.dedent(script)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     )
     try:
         assert reader.stdout is not None

@@ -28,7 +28,12 @@ def body(kwargs: dict[str, Any] = GOOD) -> bytes:
 CASES: dict[str, tuple[bytes, str, dict[str, Any], str]] = {
     "a newer header": (body(), "application/json", {"inference": {"v": 2}}, "version 2"),
     "a header that is none": (body(), "application/json", {"inference": 7}, "not a mapping"),
-    "a header of wrong types": (body(), "application/json", {"inference": {"v": 1, "sent": []}}, "wrong type"),
+    "a header of wrong types": (
+        body(),
+        "application/json",
+        {"inference": {"v": 1, "sent": []}},
+        "wrong type",
+    ),
     "a newer request": (body({**GOOD, "version": 9}), "application/json", {}, "version 9"),
     "an unknown deployment": (body({**GOOD, "deployment": "b"}), "application/json", {}, "deployment"),
     "wrong arguments": (body({**GOOD, "max_tokens": 0}), "application/json", {}, "max_tokens"),
@@ -45,7 +50,12 @@ CASES: dict[str, tuple[bytes, str, dict[str, Any], str]] = {
     "an object": (json.dumps({"prompt": MARK}).encode(), "application/json", {}, ""),
     "too short a list": (json.dumps([MARK]).encode(), "application/json", {}, ""),
     "a list of other things": (json.dumps([1, MARK, 3]).encode(), "application/json", {}, ""),
-    "an old message in a new one": (json.dumps({"args": 1, "kwargs": MARK}).encode(), "application/json", {}, ""),
+    "an old message in a new one": (
+        json.dumps({"args": 1, "kwargs": MARK}).encode(),
+        "application/json",
+        {},
+        "",
+    ),
     "no id": (body(), "application/json", {"id": None}, ""),
     "expires at no time": (body(), "application/json", {"expires": "tomorrow-ish"}, ""),
     "another task": (body(), "application/json", {"task": "shop.unknown"}, ""),
@@ -54,8 +64,11 @@ CASES: dict[str, tuple[bytes, str, dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_it_is_refused_kept_told_and_gone(open_shop: OpenShop, case: str, caplog: pytest.LogCaptureFixture) -> None:
-    payload, content_type, headers, reason = CASES[case]
+def test_it_is_refused_kept_told_and_gone(
+    open_shop: OpenShop, case: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    payload, content_type, given, reason = CASES[case]
+    headers = dict(given)
     shop = open_shop({"a": {"options": {"echo": True}}})
     shop.declare()
     shop.inference.submit("a", "to have the reply queue").cancel()
@@ -93,11 +106,15 @@ def test_it_is_refused_kept_told_and_gone(open_shop: OpenShop, case: str, caplog
         assert json.loads(body_of(letter))[:2] == json.loads(payload)[:2]
     else:
         assert body_of(letter) == payload
-    shown = [record for record in caplog.records if MARK in record.getMessage() or MARK in str(record.exc_text)]
+    shown = [
+        record for record in caplog.records if MARK in record.getMessage() or MARK in str(record.exc_text)
+    ]
     assert not shown, [(record.name, record.getMessage()[:200]) for record in shown]
 
 
-def test_a_good_request_shows_its_prompt_to_no_log(open_shop: OpenShop, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_good_request_shows_its_prompt_to_no_log(
+    open_shop: OpenShop, caplog: pytest.LogCaptureFixture
+) -> None:
     caplog.set_level(logging.DEBUG)
     shop = open_shop({"a": {"options": {"echo": True}}})
     shop.work()

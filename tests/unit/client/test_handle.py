@@ -201,6 +201,13 @@ class TestReading:
         with pytest.raises(StopIteration):
             next(loop)
 
+    def test_a_late_chunk_of_an_attempt_that_is_void_changes_nothing(self):
+        handle = make_handle(announce_restarts=True)
+        for reply in (chunk("a", 0), chunk("b", 0, "b"), chunk("a", 1), chunk("c", 1, "b"), done("bc", "b")):
+            handle.feed(reply)
+        assert "".join(one.text_delta for one in handle) == "bc"
+        assert handle._generation == 1
+
     def test_the_last_chunk_brings_finish_reason_and_usage(self):
         handle = make_handle()
         handle.feed(done("abc"))

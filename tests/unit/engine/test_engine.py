@@ -260,6 +260,11 @@ class TestRateLimited:
         assert completion.attempts == 6
         assert rig.clock.monotonic() - began >= 2.5
 
+    def test_and_leaves_the_retries_to_other_errors(self, make_rig):
+        rig = make_rig(retry={"max_retries": 1, "initial_backoff": 0.1})
+        named = (RateLimited("slow", retry_after=0.5),)
+        assert rig.run(named, named, (ServerError("x", status=500),)).attempts == 4
+
     def test_without_a_named_time_it_costs_a_retry(self, make_rig):
         rig = make_rig(retry={"max_retries": 1, "initial_backoff": 0.1})
         error = rig.failing(*[(RateLimited("slow"),)] * 5)
@@ -309,6 +314,13 @@ class TestUnauthorized:
         assert (error.code, error.retry_at) == ("credential_refused", now + 30)
         assert len(rig.provider.calls) == 3
         assert rig.engine.opens_at() == now + 30
+
+    def test_refusals_of_requests_that_were_under_way_shut_it_no_second_time(self, rig):
+        now = self.shut(rig)
+        rig.clock.advance(5)
+        rig.engine.gate.refused()
+        assert rig.engine.opens_at() == now + 30
+        assert rig.event_names.count("GateClosed") == 1
 
     def test_a_success_in_between_begins_the_row_anew(self, rig):
         for _ in range(4):

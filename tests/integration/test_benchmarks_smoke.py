@@ -1,0 +1,29 @@
+"""The benchmark runs: every part, both sides, tiny. What it measures there means nothing."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.timeout(300)
+def test_a_tiny_benchmark_runs_to_its_table(broker_url, redis_url, monkeypatch):
+    monkeypatch.setenv("RABBITMQ_URL", broker_url)
+    monkeypatch.setenv("REDIS_URL", redis_url)
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks", "--smoke"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=280,
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "Goals" in done.stdout
+    figures = json.loads((ROOT / "benchmarks" / "out" / "latest.json").read_text())
+    assert {"fast", "paced", "crowd", "submitting_per_second", "imports", "goals"} <= figures.keys()
