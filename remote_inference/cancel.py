@@ -57,14 +57,14 @@ class CancelToken:
         Called at once if the token is cancelled already: an order that came a moment early is not lost.
         """
         with self._lock:
-            self._interrupt = interrupt
+            outer, self._interrupt = self._interrupt, interrupt
             if self._event.is_set():
                 interrupt()
         try:
             yield
         finally:
             with self._lock:
-                self._interrupt = None
+                self._interrupt = outer
 
     def __repr__(self) -> str:
         return f"CancelToken({self.reason!r})" if self.cancelled else "CancelToken()"

@@ -274,7 +274,7 @@ class Inference:
         found = {}
         for name, deployment in self.config.deployments.items():
             parts = [
-                EngineMetrics(**value["metrics"][name])
+                EngineMetrics.from_wire(value["metrics"][name])
                 for value in answers.values()
                 if name in value.get("metrics", {})
             ]

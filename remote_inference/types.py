@@ -552,7 +552,7 @@ class Timings:
     total: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Completion:
     """The whole answer.
 
@@ -563,15 +563,22 @@ class Completion:
     request_id: str
     deployment: str
     model: str = ""
-    text: str = field(default="", repr=False)
-    reasoning: str = field(default="", repr=False)
-    refusal: str = field(default="", repr=False)
-    tool_calls: tuple[ToolCall, ...] = field(default=(), repr=False)
+    text: str = ""
+    reasoning: str = ""
+    refusal: str = ""
+    tool_calls: tuple[ToolCall, ...] = ()
     finish_reason: FinishReason = FinishReason.STOP
     usage: TokenUsage = TokenUsage()
     cost_usd: float | None = None
     attempts: int = 1
     timings: Timings = Timings()
+
+    def __repr__(self) -> str:
+        """What logs, events and Flower show as the result."""
+        tokens = f"{self.usage.prompt_tokens}+{self.usage.completion_tokens} tokens"
+        attempts = "" if self.attempts == 1 else f" · {self.attempts} attempts"
+        said = f"{self.deployment} · {self.finish_reason} · {tokens}{attempts} · {self.timings.total:.2f} s"
+        return f"<Completion {self.request_id}: {said}>"
 
     def to_wire(self) -> JSON:
         """JSON: what the outcome carries and what a result backend keeps."""
@@ -600,7 +607,10 @@ class Completion:
         """Read `to_wire`, also of a newer version (fields that are not known are left out)."""
         known = _known(cls, wire)
         known["tool_calls"] = tuple(ToolCall.from_openai(call) for call in wire.get("tool_calls", ()))
-        known["finish_reason"] = FinishReason(wire.get("finish_reason", "stop"))
+        try:
+            known["finish_reason"] = FinishReason(wire.get("finish_reason", "stop"))
+        except ValueError:  # a newer worker's word: the answer is whole all the same
+            known["finish_reason"] = FinishReason.STOP
         known["usage"] = TokenUsage.from_wire(wire.get("usage"))
         known["timings"] = Timings(**_known(Timings, wire.get("timings", {})))
         return cls(**known)
@@ -669,6 +679,11 @@ class EngineMetrics:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cost_usd: float = 0.0
+
+    @classmethod
+    def from_wire(cls, wire: Mapping[str, Any]) -> EngineMetrics:
+        """Read a worker's figures, also a newer one's (those that are not known are left out)."""
+        return cls(**_known(cls, wire))
 
     @classmethod
     def total(cls, parts: Iterable[EngineMetrics], queued: int | None = None) -> EngineMetrics:

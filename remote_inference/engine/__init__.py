@@ -5,10 +5,12 @@ from __future__ import annotations
 from .engine import RemoteEngine
 from .metrics import CELLS, MetricsRecorder, metrics_from_cells
 from .parts import EnginePart, Job
+from .run import CREDENTIAL_UNAVAILABLE
 from .sink import NullSink, Sink
 
 __all__ = [
     "CELLS",
+    "CREDENTIAL_UNAVAILABLE",
     "EnginePart",
     "Job",
     "MetricsRecorder",

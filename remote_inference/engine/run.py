@@ -5,6 +5,7 @@ Each attempt: cancelled or too late? → credential's gate → breaker → permi
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing
 
 from ..cluster import Cost, LimitKey, Permit
@@ -13,6 +14,7 @@ from ..errors import (
     CircuitOpen,
     DeadlineExceeded,
     InvalidResponse,
+    LimitReached,
     NetworkError,
     RebuildFailed,
     RequestError,
@@ -31,10 +33,18 @@ from .credential_gate import CredentialGate
 from .parts import EnginePart, Job
 from .sink import Sink
 
-__all__ = ["PATIENCE", "Run"]
+__all__ = ["CREDENTIAL_UNAVAILABLE", "PATIENCE", "Run"]
+
+logger = logging.getLogger(__name__)
 
 PATIENCE = 1.0
 """Seconds for which a gate is waited for in the slot."""
+
+CREDENTIAL_UNAVAILABLE = "credential_unavailable"
+"""`LimitReached.code` while a credential's source gives none, and there is none from before."""
+
+UNAVAILABLE_RECHECK = 5.0
+"""Seconds until the source is asked again."""
 
 _SHORTEST_WAIT = 0.005  # seconds: a gate that should be open already must not be a hot loop
 _NOTHING_SENT = frozenset({"refused", "dns", "unreachable", "tls"})  # codes of `NetworkError`
@@ -64,7 +74,6 @@ class Run:
         self._refreshed = False
         self._generation = 0
         self._sent = False
-        self._emitted = False
         self._began = part.clock.monotonic()
         self._began_at = part.clock.time()
         self._first_token: float | None = None
@@ -210,6 +219,10 @@ class Run:
             return Cancelled(self._job.token.reason)
         if isinstance(exc, DeadlineExceeded) or (isinstance(exc, Timeout) and self._is_late()):
             return DeadlineExceeded("running")
+        if isinstance(exc, RebuildFailed) and not self._sent:
+            # a vault may be away for a moment: the request waits in its queue, as for anything that concerns them all
+            logger.warning("%s", exc)
+            return LimitReached(CREDENTIAL_UNAVAILABLE, retry_at=self._clock.time() + UNAVAILABLE_RECHECK)
         return exc
 
     def _settle_failed(
@@ -221,7 +234,6 @@ class Run:
         answer: Answer,
     ) -> None:
         """Give back what is not needed. ``seen`` tells how far the attempt came, ``error`` what is said of it."""
-        self._emitted = self._emitted or answer.begun
         outcome = traits(error).outcome if isinstance(error, RequestError) else "neutral"
         if outcome == "failure":
             admission.failure()
@@ -275,7 +287,6 @@ class Run:
             error,
             retries_used=self._retries,
             idempotent=self._request.idempotent and self._part.deployment.idempotent,
-            emitted=self._emitted,
             deadline_left=self._deadline_left(),
             rng=self._part.rng,
         )

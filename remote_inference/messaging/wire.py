@@ -212,7 +212,8 @@ class Order:
     """What goes to every worker over the bus.
 
     ``kind``: ``cancel`` (``subject``: the request's id), ``rebuild``, ``open_circuit`` (for ``seconds``),
-    ``close_circuit`` (``subject``: the deployment) or ``status``. ``reply_to`` and ``token``: where an answer is wanted.
+    ``close_circuit`` (``subject``: the deployment) or ``status``. ``reply_to`` and ``token``: where an answer is
+    wanted.
     """
 
     kind: str

@@ -39,7 +39,6 @@ def decide(
     *,
     retries_used: int,
     idempotent: bool,
-    emitted: bool,
     deadline_left: float | None,
     rng: random.Random | Callable[[], float],
 ) -> RetryDecision:
@@ -57,8 +56,6 @@ def decide(
         error: What went wrong.
         retries_used: Retries that counted, before this one.
         idempotent: False: never.
-        emitted: Whether text was handed to the caller already. It forbids nothing: the stream's new epoch
-            tells the reader.
         deadline_left: Seconds, None for no deadline.
         rng: Where the jitter comes from; a callable gives numbers in [0, 1).
     """

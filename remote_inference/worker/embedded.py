@@ -195,7 +195,7 @@ class EmbeddedWorker:
             self._stopping.set()
             consumer = getattr(self._controller, "consumer", None)
             if consumer is not None:
-                consumer.call_soon(self._shut_down_if_stopping)
+                consumer.call_soon(self._shut_down_soon, consumer.hub)
                 wake = getattr(getattr(consumer.connection, "_transport", None), "wake", None)
                 if wake is not None:
                     wake()
@@ -242,6 +242,13 @@ class EmbeddedWorker:
                     del conn.ensure_connection
 
         return EmbeddedConsumer
+
+    def _shut_down_soon(self, hub: Any) -> None:
+        """Called by the loop, which loses the other callbacks of this turn, acknowledgements, if one raises."""
+        if hub is None:
+            self._shut_down_if_stopping()
+        else:
+            hub.on_tick.add(self._shut_down_if_stopping)
 
     def _shut_down_if_stopping(self) -> None:
         """Raise, in the worker's own thread and while it runs, what ends it in good order."""

@@ -13,7 +13,16 @@ from ..clock import Clock
 from ..cluster import LocalRateLimiter
 from ..config import CapacityPolicy, Deployment, InferenceConfig
 from ..credentials import provider_for
-from ..engine import CELLS, EnginePart, Job, MetricsRecorder, NullSink, RemoteEngine, Sink
+from ..engine import (
+    CELLS,
+    CREDENTIAL_UNAVAILABLE,
+    EnginePart,
+    Job,
+    MetricsRecorder,
+    NullSink,
+    RemoteEngine,
+    Sink,
+)
 from ..errors import (
     Cancelled,
     CircuitOpen,
@@ -236,7 +245,11 @@ class WorkerRuntime:
         while True:
             try:
                 return self._execute(request, job, NullSink())
+            except _Final as final:
+                raise final.error from None
             except (LimitReached, CircuitOpen) as error:
+                if error.code == CREDENTIAL_UNAVAILABLE:
+                    raise  # nobody would ever mend it while we sleep here
                 self._clock.sleep(max(0.01, error.retry_at - self._clock.time()))
 
     def _decoded(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> InferenceRequest:

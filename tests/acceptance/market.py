@@ -16,6 +16,7 @@ from remote_inference import Inference
 from remote_inference.testing.server import ProviderServer
 
 APP = "apps.market"
+QUICK = "--without-mingle"  # a second less to start
 CLOSED_WITHIN = 0.5  # seconds from a cancel to the closed upstream socket, or to the caller's being told
 
 

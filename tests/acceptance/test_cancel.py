@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pytest
 from local_process import wait_until
-from market import APP, CLOSED_WITHIN, EventLog, Market, children, open_market
+from market import APP, CLOSED_WITHIN, QUICK, EventLog, Market, children, open_market
 
 from remote_inference import Cancelled, InferenceHandle
 from remote_inference.testing.behaviours import Reply, rate_limited
@@ -77,7 +77,7 @@ def test_a_running_request_is_cut_off_upstream_and_its_slot_is_free(
     start_workers, fresh_broker_url: str, pool: str, cancel: Canceller
 ):
     with open_market(fresh_broker_url) as market, EventLog(market.app) as events:
-        args = ("-Q", market.queues, "-c", "1", "-E")
+        args = ("-Q", market.queues, QUICK, "-c", "1", "-E")
         [node] = start_workers(1, *args, app=APP, env=market.environment, pool=pool)
         processes = children(node.pid)
         for behaviour, tokens in (
@@ -115,7 +115,7 @@ def test_a_revoked_task_with_a_result_is_revoked(
     start_workers, fresh_broker_url: str, redis_url: str, pool: str
 ):
     with open_market(fresh_broker_url, result_backend=redis_url) as market:
-        start_workers(1, "-Q", market.queues, "-c", "1", app=APP, env=market.environment, pool=pool)
+        start_workers(1, "-Q", market.queues, QUICK, "-c", "1", app=APP, env=market.environment, pool=pool)
         market.server.script(DRIPPING)
         kwargs = {"deployment": "a", "messages": "count"}
         result = market.inference.infer.apply_async(kwargs=kwargs, ignore_result=False)
@@ -131,16 +131,18 @@ def test_a_revoked_task_with_a_result_is_revoked(
         assert result.state == "REVOKED"
 
 
-@pytest.mark.parametrize("cancel", CANCELLERS)
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    ("pool", "cancel"),
+    [(pool, by_handle) for pool in POOLS] + [("threads", by_revoke), ("prefork", by_terminate)],
+)
 def test_a_waiting_request_is_told_at_once_and_never_sent(
     start_workers, fresh_broker_url: str, pool: str, cancel: Canceller
 ):
     deployments = {"name": "a"}, {"name": "gated"}
     with open_market(fresh_broker_url, *deployments) as market, EventLog(market.app) as events:
-        args = ("-Q", market.queues, "-c", "1", "-E")
+        args = ("-Q", market.queues, QUICK, "-c", "1", "-E")
         start_workers(1, *args, app=APP, env=market.environment, pool=pool)
-        market.server.on("gated", rate_limited(3), times=1)
+        market.server.on("gated", rate_limited(2), times=1)
         gated = [market.inference.submit("gated", f"gated {number}") for number in range(3)]
         wait_until(
             lambda: any(w["gates"] for w in market.inference.workers(timeout=0.2).values()), "the gate", LIMIT
@@ -182,7 +184,7 @@ def test_what_was_cancelled_with_no_worker_there_is_not_sent_by_a_later_one(
                 handle.result(LIMIT)
         assert time.monotonic() - asked < CLOSED_WITHIN
 
-        start_workers(1, "-Q", market.queues, "-c", "2", app=APP, env=market.environment, pool=pool)
+        start_workers(1, "-Q", market.queues, QUICK, "-c", "2", app=APP, env=market.environment, pool=pool)
 
         assert second.result(LIMIT).text
         assert market.inference.submit("a", "the last").result(LIMIT).text
@@ -199,7 +201,9 @@ def test_a_cancel_outlives_the_broker_and_every_worker(start_workers, private_br
         market.inference.status(timeout=0.1)  # an answer to what was sent after it: the broker has the cancel
 
         private_broker.restart()
-        start_workers(1, "-Q", market.queues, "-c", "1", app=APP, env=market.environment, broker_url=url)
+        start_workers(
+            1, "-Q", market.queues, QUICK, "-c", "1", app=APP, env=market.environment, broker_url=url
+        )
 
         market.server.wait_for(lambda s: s.requests, LIMIT)
         assert market.inference.submit("a", "the last").result(LIMIT).text

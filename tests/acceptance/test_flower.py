@@ -17,14 +17,14 @@ import pytest
 from kombu import Connection
 from local_nodes import ACCEPTANCE, REPOSITORY
 from local_process import LocalProcess, free_port, wait_until
-from market import APP, Market, open_market
+from market import APP, QUICK, Market, open_market
 
 from remote_inference import BadRequest, Cancelled, RequestError
 from remote_inference.testing.behaviours import Reply, Status
 from remote_inference.testing.faults import Cut
 from remote_inference.testing.wire import error_body
 
-POOLS = ["threads", "gevent", "prefork"]
+POOLS = ["threads", "prefork"]
 LIMIT = 60.0
 PROMPT, ANSWER, KEY = "MARKED-PROMPT-7c1d", "MARKED-ANSWER-03be", "sk-MARKED-KEY-d21f"
 MARKS = (PROMPT, ANSWER, KEY)
@@ -144,10 +144,12 @@ def test_flower_shows_what_happens_and_no_prompt_answer_or_key(
         market.server.keys = {KEY}
         flower = stack.enter_context(running_flower(market, redis_url, tmp_path))
         env = market.environment | {"MARKED_KEY": KEY}
-        args = ("-Q", market.queues, "-c", "2", "-E", "-l", "DEBUG")
+        args = ("-Q", market.queues, QUICK, "-c", "2", "-E", "-l", "DEBUG")
         [node] = start_workers(1, *args, app=APP, env=env, pool=pool)
         wait_until(
-            lambda: node.hostname() in (flower.json("/api/workers?status=1") or {}), "Flower to see the worker", LIMIT
+            lambda: node.hostname() in (flower.json("/api/workers?status=1") or {}),
+            "Flower to see the worker",
+            LIMIT,
         )
         history = drive(market)
         shown = {name: flower.wait_for_state(task_id, STATES[name]) for name, task_id in history.items()}

@@ -22,7 +22,7 @@ LIMIT = 60.0
 WAITING = 500
 BATCH = 20
 ROUNDS = 2
-PER_ROUND = 60
+PER_ROUND = 50
 KEPT = 0.80  # two cores that others use too; `b` waits for its provider, so that slots are what counts
 ORDER = [Priority.BACKGROUND, Priority.CRITICAL, Priority.NORMAL, Priority.HIGH]
 
@@ -81,8 +81,9 @@ def blocked_market(broker_url: str, cause: str, blocked: list[str]) -> Iterator[
         yield stack.enter_context(open_market(broker_url, *deployments, server=market_server))
 
 
-@pytest.mark.parametrize("cause", ["429", "circuit"])
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    ("pool", "cause"), [*((pool, "429") for pool in POOLS), ("threads", "circuit"), ("prefork", "circuit")]
+)
 def test_a_blocked_deployment_costs_another_one_nothing_and_keeps_its_order(
     start_workers, fresh_broker_url: str, pool: str, cause: str
 ):
@@ -132,7 +133,7 @@ def test_a_blocked_deployment_costs_another_one_nothing_and_keeps_its_order(
 @pytest.mark.parametrize("pool", POOLS)
 def test_a_gate_opens_by_itself_and_the_order_is_exact(start_workers, fresh_broker_url: str, pool: str):
     with open_market(fresh_broker_url, {"name": "a"}) as market:
-        market.server.on("a", rate_limited(6), times=1)
+        market.server.on("a", rate_limited(4), times=1)
         start_workers(1, "-Q", market.queues, "-c", "1", app=APP, env=market.environment, pool=pool)
         first = market.inference.submit("a", "the first", priority=Priority.CRITICAL)
         wait_until(lambda: "a" in gates(market), "the gate to shut", LIMIT)
@@ -143,8 +144,10 @@ def test_a_gate_opens_by_itself_and_the_order_is_exact(start_workers, fresh_brok
         market.server.wait_for(lambda s: s.count == 2 + WAITING, LIMIT)
         times = [request.received_at for request in market.server.requests]
         assert market.arrivals("a")[1:] == ["the first", *due]
-        assert times[1] - times[0] >= 6.0
-        assert "handed_back" in next(iter(start_workers.nodes)).log
+        assert times[1] - times[0] >= 4.0
+        [node] = start_workers.nodes
+        assert "outcome='handed_back'" in node.log
+        assert "Traceback" not in node.log  # to wait is nothing to warn of
 
 
 def test_a_half_open_circuit_lets_exactly_its_probes_through(start_workers, fresh_broker_url: str):

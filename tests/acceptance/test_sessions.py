@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from local_nodes import ACCEPTANCE, REPOSITORY
 from local_process import LocalProcess, wait_until
-from market import APP, Market, open_market
+from market import APP, QUICK, Market, open_market
 
 from remote_inference import InferenceHandle, Unauthorized, credentials_changed
 from remote_inference.testing.behaviours import Reply
@@ -74,13 +74,15 @@ def keys_of(market: Market, prompts: set[str]) -> set[str]:
     return {r.key for r in market.server.requests if r.body["messages"][-1]["content"] in prompts}
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_a_rotation_under_load_fails_no_request(
     start_workers, fresh_broker_url: str, key_file: Path, pool: str
 ):
     with open_market(fresh_broker_url, {**DEPLOYMENT, "api_key": {"from_file": str(key_file)}}) as market:
         market.server.keys = {OLD}
-        nodes = start_workers(2, "-Q", market.queues, "-c", "3", app=APP, env=market.environment, pool=pool)
+        nodes = start_workers(
+            2, "-Q", market.queues, QUICK, "-c", "3", app=APP, env=market.environment, pool=pool
+        )
         with Load(market) as load:
             load.goes_on()
             market.server.keys = {OLD, NEW}
@@ -100,13 +102,13 @@ def test_a_rotation_under_load_fails_no_request(
         assert {request.status for request in market.server.requests} == {200}
 
 
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_a_key_that_is_refused_is_read_anew_and_fails_no_request(
     start_workers, fresh_broker_url: str, key_file: Path, pool: str
 ):
     with open_market(fresh_broker_url, {**DEPLOYMENT, "api_key": {"from_file": str(key_file)}}) as market:
         market.server.keys = {OLD, NEW}
-        start_workers(1, "-Q", market.queues, "-c", "4", app=APP, env=market.environment, pool=pool)
+        start_workers(1, "-Q", market.queues, QUICK, "-c", "4", app=APP, env=market.environment, pool=pool)
         with Load(market) as load:
             load.goes_on()
             rotate(key_file)
@@ -160,14 +162,19 @@ def answered_with(market: Market, key: str) -> bool:
     return keys_of(market, set(prompts)) == {key}
 
 
-@pytest.mark.parametrize("order", [by_broadcast, by_celery_control, by_celery_signal, by_os_signal])
-@pytest.mark.parametrize("pool", POOLS)
+@pytest.mark.parametrize(
+    ("pool", "order"),
+    [(pool, order) for pool in POOLS for order in (by_broadcast, by_os_signal)]
+    + [("threads", by_celery_control), ("prefork", by_celery_signal)],
+)
 def test_every_way_to_order_a_rebuild_reaches_every_process(
     start_workers, fresh_broker_url: str, key_file: Path, pool: str, order: Callable[[Market, int], None]
 ):
     with open_market(fresh_broker_url, {**DEPLOYMENT, "api_key": {"from_file": str(key_file)}}) as market:
         market.server.default = SLOW
-        [node] = start_workers(1, "-Q", market.queues, "-c", "4", app=APP, env=market.environment, pool=pool)
+        [node] = start_workers(
+            1, "-Q", market.queues, QUICK, "-c", "4", app=APP, env=market.environment, pool=pool
+        )
         assert answered_with(market, OLD)
         rotate(key_file)
         assert answered_with(market, OLD)
@@ -187,7 +194,7 @@ def test_beat_rotates_by_a_schedule(
     schedule = {"rotate": {"task": "remote_inference.rebuild_session", "schedule": 1.0, "args": ["a"]}}
     deployment = {**DEPLOYMENT, "api_key": {"from_file": str(key_file)}}
     with open_market(fresh_broker_url, deployment, beat_schedule=schedule) as market:
-        start_workers(1, "-Q", market.queues, "-c", "2", app=APP, env=market.environment, pool=pool)
+        start_workers(1, "-Q", market.queues, QUICK, "-c", "2", app=APP, env=market.environment, pool=pool)
         assert answered_with(market, OLD)
         rotate(key_file)
         assert answered_with(market, OLD)
@@ -208,7 +215,9 @@ def test_refused_keys_shut_the_gate_and_a_rebuild_opens_it(
 ):
     with open_market(fresh_broker_url, {**DEPLOYMENT, "api_key": {"from_file": str(key_file)}}) as market:
         market.server.keys = {NEW}
-        [node] = start_workers(1, "-Q", market.queues, "-c", "1", app=APP, env=market.environment, pool=pool)
+        [node] = start_workers(
+            1, "-Q", market.queues, QUICK, "-c", "1", app=APP, env=market.environment, pool=pool
+        )
         handles = market.inference.submit_many("a", [f"prompt {number}" for number in range(10)])
         for handle in handles[:3]:
             with pytest.raises(Unauthorized):

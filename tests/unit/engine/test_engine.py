@@ -538,12 +538,14 @@ class TestOtherWaysOut:
         assert isinstance(rig.failing(), OSError)
         assert rig.provider.open == 0
 
-    def test_no_credential_at_all_is_told_and_nothing_is_spent(self, rig):
+    def test_no_credential_at_all_is_waited_for_elsewhere_and_nothing_is_spent(self, rig):
         rig.session.fails = [RebuildFailed("gpt", "vault is away")]
-        assert isinstance(rig.failing(), RebuildFailed)
+        error = rig.failing()
+        assert isinstance(error, LimitReached)
+        assert error.code == "credential_unavailable"
         finished = rig.events[-1]
         assert isinstance(finished, RequestFinished)
-        assert (finished.outcome, finished.error) == ("failed", "RebuildFailed")
+        assert (finished.outcome, finished.error) == ("handed_back", "LimitReached")
         assert rig.used["requests"] == 0
 
 

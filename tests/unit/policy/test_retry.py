@@ -21,7 +21,6 @@ def asked(error: errors.RequestError, policy: RetryPolicy = PLAIN, **changes: An
     known: dict[str, Any] = {
         "retries_used": 0,
         "idempotent": True,
-        "emitted": False,
         "deadline_left": None,
         "rng": random.Random(1),
     }
@@ -149,10 +148,6 @@ def test_what_is_not_idempotent_is_never_retried_but_the_key_is_paused_all_the_s
     assert asked(errors.RateLimited(retry_after=9.0), idempotent=False) == RetryDecision(
         retry=False, pause=9.0
     )
-
-
-def test_text_that_was_handed_out_forbids_nothing() -> None:
-    assert asked(errors.StreamTruncated(), emitted=True) == asked(errors.StreamTruncated(), emitted=False)
 
 
 @given(
