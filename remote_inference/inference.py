@@ -278,7 +278,7 @@ class Inference:
                 for value in answers.values()
                 if name in value.get("metrics", {})
             ]
-            queued = self.submitter.waiting(deployment, 5.0).waiting
+            queued = self.submitter.sender.waiting(deployment, 5.0).waiting
             found[name] = EngineMetrics.total(parts, queued)
         return found
 
@@ -370,7 +370,7 @@ class Inference:
         process = self._of_this_process()
         if not process.desk.listen(5.0):
             raise TimeoutError("the broker cannot be reached")
-        process.submitter.declare(5.0)
+        process.submitter.sender.declare(5.0)
 
         def send(token: str) -> None:
             order = Order(

@@ -129,7 +129,7 @@ class Backend:
 
     def _reach_broker(self) -> None:
         try:
-            self.inference.submitter.declare(BROKER_PATIENCE)
+            self.inference.submitter.sender.declare(BROKER_PATIENCE)
         except (TimeoutError, OSError) as exc:
             trouble = self.inference.publisher.trouble.replace("_", " ")
             said = f" ({trouble})" if trouble else ""

@@ -2,54 +2,31 @@
 
 from __future__ import annotations
 
-import logging
 import math
-import random
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from typing import Any
 
-from amqp.exceptions import AMQPError, ChannelError, NotFound
 from celery import Celery
-from kombu import Producer
-from kombu.utils.json import dumps as kombu_dumps
 
 from ..clock import Clock
 from ..config import CapacityPolicy, Deployment, InferenceConfig
-from ..config.checks import json_fault
-from ..errors import Backpressure, ConfigurationError, InvalidRequest, SubmitUncertain
-from ..events import CapacityMismatch, Hooks, SubmitRejected
-from ..messaging.admission import Admission
-from ..messaging.delivery import Delivery, DeliveryState, Probe
+from ..errors import Backpressure, ConfigurationError, InferenceError, InvalidRequest
+from ..events import Hooks
+from ..messaging.delivery import Delivery
 from ..messaging.names import INFER_TASK
 from ..messaging.orders import send_cancel
 from ..messaging.publisher import Publisher
-from ..messaging.queues import DeclaredQueue, declare_common, declare_inference_queue, queue_depth
-from ..messaging.wire import ClientIdentity, Envelope, dumps
+from ..messaging.wire import ClientIdentity, Envelope
 from ..policy.routing import next_deployment
 from ..types import InferenceRequest, Priority, summary
 from .handle import InferenceHandle
+from .message import AdmittedProducer, Collector
 from .replies import ReplyDesk
+from .sender import Sender
 
 __all__ = ["Submitter"]
-
-logger = logging.getLogger(__name__)
-
-ROOM_PAUSE = 0.02, 0.1
-"""Seconds between two looks at a full queue (the broker does not tell when there is room), drawn at random."""
-
-SLICE = 512
-"""Messages of `submit_many` under way at once."""
-
-
-class _Unreachable(Exception):
-    """The broker cannot be asked now; ``reason`` is `Backpressure`'s."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass
@@ -63,7 +40,11 @@ class _Work:
     envelope: Envelope
     handle: InferenceHandle
     tried: list[str]
-    delivery: Delivery | None = None
+    delivery: Delivery = field(init=False)
+
+    def fail(self, error: InferenceError) -> None:
+        """Its handle ends with this error."""
+        self.handle.fail(error)
 
 
 class Submitter:
@@ -93,9 +74,7 @@ class Submitter:
         self._desk = desk
         self._identity = identity
         self._clock = clock
-        self._hooks = hooks
-        self._admission = Admission(clock)
-        self._declared: dict[str, tuple[int, int]] = {}  # queue: (connection, capacity that is kept to)
+        self.sender = Sender(publisher, clock=clock, hooks=hooks)
 
     # -- what the API calls
 
@@ -122,7 +101,9 @@ class Submitter:
         work = self._work(request, deployment, priority, seconds, on_restart, on_disconnect)
         end = self._clock.monotonic() + deployment.admission_timeout
         while True:
-            producer = _AdmittedProducer(self, self._app, work.deployment, priority, end, before=self._listen)
+            producer = AdmittedProducer(
+                self._app, self._publisher, self.sender, work.deployment, priority, end, before=self._listen
+            )
             try:
                 self._publish_task(work, producer)
                 return work.handle
@@ -177,27 +158,6 @@ class Submitter:
         """Cancel requests wherever they are."""
         send_cancel(self._publisher, request_ids, reason)
 
-    def waiting(self, deployment: Deployment, timeout: float) -> DeclaredQueue:
-        """How many requests wait in a deployment's queue."""
-        try:
-            return self._look(deployment, timeout)
-        except _Unreachable as exc:
-            raise self._refused(deployment, exc.reason) from exc
-
-    def declare(self, timeout: float) -> None:
-        """Have the exchange and the queues that all processes share, before something goes to the bus.
-
-        Raises:
-            TimeoutError: the broker did not answer in time.
-        """
-
-        def declare(connection: Any) -> None:
-            channel = connection.channel()
-            declare_common(channel)
-            channel.close()
-
-        self._publisher.call(declare).result(timeout)
-
     def prepare(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], options: dict[str, Any]
     ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -220,7 +180,7 @@ class Submitter:
             "queue": deployment.queue,
             "priority": int(priority),
             "headers": headers,
-            "producer": _AdmittedProducer(self, self._app, deployment, priority, end),
+            "producer": AdmittedProducer(self._app, self._publisher, self.sender, deployment, priority, end),
             "serializer": "json",
             "argsrepr": "()",
             "kwargsrepr": summary(request),
@@ -292,7 +252,7 @@ class Submitter:
         self._desk.expect(handle)
         return _Work(deployment, deployment, request, priority, envelope, handle, [deployment.name])
 
-    def _publish_task(self, work: _Work, producer: _Collector) -> None:
+    def _publish_task(self, work: _Work, producer: Collector) -> None:
         """Have Celery make the task's message, with its signals and events, and give it to ``producer``."""
         amqp = self._app.amqp
         request = work.request
@@ -318,7 +278,7 @@ class Submitter:
         )
 
     def _collect(self, work: _Work) -> None:
-        collector = _Collector(self, self._app, work.deployment)
+        collector = Collector(self._app, self._publisher, work.deployment)
         self._publish_task(work, collector)
         work.delivery = collector.delivery
 
@@ -348,70 +308,12 @@ class Submitter:
     def _cancel_one(self, request_id: str) -> None:
         self.cancel((request_id,))
 
-    def delivery(
-        self, deployment: Deployment, body: Any, headers: Mapping[str, Any], properties: dict[str, Any]
-    ) -> Delivery:
-        """The AMQP message of a task's message.
-
-        Raises:
-            InvalidRequest: it is larger than the deployment allows.
-        """
-        try:
-            encoded = dumps(body, strict=True)
-        except (TypeError, ValueError, RecursionError) as exc:
-            for name, value in body[1].items():
-                fault = json_fault(value, name)
-                if fault is not None:
-                    path, _, reason = fault.partition(": ")
-                    raise InvalidRequest(path, reason) from exc
-            # a link or a chord may carry datetimes and the like: Celery's JSON knows them
-            encoded = kombu_dumps(body).encode()
-        if len(encoded) > deployment.max_request_bytes:
-            raise InvalidRequest(
-                "messages",
-                f"the request has {len(encoded)} bytes; max_request_bytes is {deployment.max_request_bytes}",
-            )
-        expiration = properties.pop("expiration", None)
-        if expiration is not None:
-            properties["expiration"] = str(max(0, int(float(expiration) * 1000)))
-        kept = {
-            name: value
-            for name, value in properties.items()
-            if value not in (None, "") and name in _PROPERTIES
-        }
-        kept["application_headers"] = {
-            name: value for name, value in headers.items() if value is not None or name in _KEPT
-        }
-        kept["delivery_mode"] = 2
-        patient = deployment.on_capacity_exhausted is CapacityPolicy.QUEUE
-        return Delivery(deployment.queue, encoded, kept, patient=patient)
-
     # -- into the queue
 
     def _listen(self, deployment: Deployment, end: float) -> None:
         patient = deployment.on_capacity_exhausted is CapacityPolicy.QUEUE
         if not self._desk.listen(max(0.05, end - self._clock.monotonic()), patient=patient):
-            raise self._refused(deployment, self._publisher.trouble or "broker_down")
-
-    def send(self, deployment: Deployment, priority: Priority, delivery: Delivery, end: float) -> None:
-        """Publish one message, and wait for its confirm, until ``end`` (monotonic) at most.
-
-        Raises:
-            Backpressure, SubmitUncertain: as `submit`.
-        """
-        while True:
-            granted, reason = self._take(deployment, priority, 1, end)
-            if granted:
-                self._publisher.publish(delivery)
-                try:
-                    delivery.wait(max(0.0, end - self._clock.monotonic()))
-                    reason = self._ended(deployment, delivery)
-                finally:
-                    self._admission.settled(deployment.queue)
-                if not reason:
-                    return
-            self._wait_for_room(deployment, reason, end)
-            delivery = _again(delivery)
+            raise self.sender.refused(deployment, self._publisher.trouble or "broker_down")
 
     def _send_all(self, works: list[_Work]) -> list[tuple[_Work, Backpressure]]:
         """Publish all, deployment by deployment; which of them were refused."""
@@ -423,192 +325,11 @@ class Submitter:
             except Backpressure as exc:
                 refused += [(work, exc) for work in own]
             else:
-                refused += self._send_many(deployment, own)
+                refused += self.sender.send_many(deployment, own[0].priority, own)
         return refused
-
-    def _send_many(self, deployment: Deployment, left: list[_Work]) -> list[tuple[_Work, Backpressure]]:
-        priority = left[0].priority
-        end = self._clock.monotonic() + deployment.admission_timeout
-        try:
-            while left:
-                granted, reason = self._take(deployment, priority, min(SLICE, len(left)), end)
-                if granted:
-                    batch, rest = left[:granted], left[granted:]
-                    again, reason = self._send_batch(deployment, batch, end)
-                    left = again + rest
-                    if len(again) < len(batch):  # it moves: the time limit is for standing still
-                        end = self._clock.monotonic() + deployment.admission_timeout
-                if left and reason:
-                    self._wait_for_room(deployment, reason, end)
-        except Backpressure as exc:
-            return [(work, exc) for work in left]
-        return []
-
-    def _send_batch(self, deployment: Deployment, batch: list[_Work], end: float) -> tuple[list[_Work], str]:
-        """Publish what there is room for; what may be tried again, and why."""
-        reason, again = "", []
-        deliveries = [work.delivery for work in batch if work.delivery is not None]
-        self._publisher.publish_all(deliveries)
-        for work, delivery in zip(batch, deliveries, strict=True):
-            delivery.wait(max(0.0, end - self._clock.monotonic()))
-            try:
-                why = self._ended(deployment, delivery)
-            except SubmitUncertain as exc:
-                work.handle.fail(exc)
-                continue
-            finally:
-                self._admission.settled(deployment.queue)
-            if why:
-                reason = why
-                work.delivery = _again(delivery)
-                again.append(work)
-        return again, reason
-
-    def _take(self, deployment: Deployment, priority: Priority, wanted: int, end: float) -> tuple[int, str]:
-        """Take room for up to ``wanted`` messages; 0 and the reason, where there is none."""
-        full = "queue_full" if priority is Priority.CRITICAL else "class_full"
-        looked = False
-        while True:
-            connection, capacity = self._declared.get(deployment.queue, (-1, 0))
-            granted = None
-            if connection == self._publisher.connections and not self._publisher.trouble:
-                granted = self._admission.take(deployment.queue, capacity, priority, wanted)
-            if granted is not None:
-                return granted, "" if granted else full
-            left = end - self._clock.monotonic()
-            if looked and left <= 0:
-                return 0, full
-            try:
-                self._look(deployment, max(0.05, left))
-            except _Unreachable as exc:
-                return 0, exc.reason
-            looked = True
-
-    def reach(self, deployment: Deployment, end: float) -> None:
-        """Make sure that the broker answers.
-
-        Raises:
-            Backpressure: it does not.
-        """
-        while True:
-            try:
-                self._look(deployment, max(0.05, end - self._clock.monotonic()))
-                return
-            except _Unreachable as exc:
-                self._wait_for_room(deployment, exc.reason, end)
-
-    def publish_event(self, body: Any, options: dict[str, Any]) -> None:
-        """Publish an event of Celery's, as soon as that can be done: nobody waits for it."""
-
-        def publish(connection: Any) -> None:
-            Producer(connection.default_channel).publish(body, **{**options, "retry": False})
-
-        self._publisher.call(publish)
-
-    def _look(self, deployment: Deployment, timeout: float) -> DeclaredQueue:
-        """See how full the queue is, and declare it if this connection has not.
-
-        Raises:
-            _Unreachable: the broker does not answer.
-            Backpressure: it refuses the queue.
-        """
-        name, configured = deployment.queue, deployment.queue_capacity
-        known = self._declared.get(name)
-        end = self._clock.monotonic() + timeout
-        probe = Probe()
-        self._publisher.publish(probe)
-        if not probe.wait(timeout):
-            self._publisher.withdraw(probe)
-            raise _Unreachable(self._publisher.trouble or "broker_down")
-        if probe.state in (DeliveryState.NOT_SENT, DeliveryState.UNCERTAIN):
-            raise _Unreachable("broker_blocked" if probe.reason == "broker_blocked" else "broker_down")
-
-        looking = self._admission.looking(name)
-
-        def look(connection: Any) -> tuple[int, DeclaredQueue]:
-            generation = self._publisher.connections
-            if known is not None and known[0] == generation:
-                try:
-                    return generation, queue_depth(connection, name)
-                except NotFound:
-                    pass
-            channel = connection.channel()
-            declare_common(channel)
-            channel.close()
-            return generation, declare_inference_queue(connection, name, configured)
-
-        try:
-            generation, queue = self._publisher.call(look).result(max(0.05, end - self._clock.monotonic()))
-        except ChannelError as exc:
-            logger.error("queue %s: the broker refuses it: %s", name, exc)
-            raise self._refused(deployment, "no_queue") from exc
-        except (TimeoutError, OSError, AMQPError) as exc:
-            raise _Unreachable(self._publisher.trouble or "broker_down") from exc
-        if queue.capacity is not None:
-            self._declared[name] = (generation, min(configured, queue.capacity))
-            if queue.capacity != configured:
-                self._hooks(
-                    CapacityMismatch(
-                        deployment=deployment.name, configured=configured, declared=queue.capacity
-                    )
-                )
-        self._admission.seen(name, queue.waiting, looking)
-        return queue
-
-    def _ended(self, deployment: Deployment, delivery: Delivery) -> str:
-        """How a delivery ended: "" when it is queued, else why it may be tried again.
-
-        Raises:
-            SubmitUncertain: nobody knows.
-        """
-        if delivery.state is DeliveryState.QUEUED and self._publisher.withdraw(delivery):
-            return delivery.reason or "broker_down"
-        if delivery.state is DeliveryState.CONFIRMED:
-            return ""
-        if delivery.state is DeliveryState.REFUSED:
-            self._admission.seen(deployment.queue, deployment.queue_capacity)  # full, whatever we thought
-            return "queue_full"
-        if delivery.state is DeliveryState.UNROUTABLE:
-            self._declared.pop(deployment.queue, None)
-            return "no_queue"
-        if delivery.state is DeliveryState.NOT_SENT:
-            return delivery.reason or "broker_down"
-        if delivery.state is DeliveryState.WRITTEN:
-            self._publisher.reset(delivery)  # a late confirm must confirm nothing
-        request_id = str(delivery.properties.get("correlation_id", ""))
-        self.cancel((request_id,), "uncertain")
-        raise SubmitUncertain(request_id, deployment.name)
-
-    def _wait_for_room(self, deployment: Deployment, reason: str, end: float) -> None:
-        """Wait a little, or say that it is enough.
-
-        Raises:
-            Backpressure: the policy or the time limit says so.
-        """
-        left = end - self._clock.monotonic()
-        may_wait = deployment.on_capacity_exhausted is CapacityPolicy.QUEUE or reason == "no_queue"
-        if not may_wait or left <= 0:
-            raise self._refused(deployment, reason)
-        self._clock.sleep(min(left, random.uniform(*ROOM_PAUSE)))
-
-    def _refused(self, deployment: Deployment, reason: str) -> Backpressure:
-        self._hooks(SubmitRejected(deployment=deployment.name, reason=reason))
-        return Backpressure(deployment.name, reason, 1.0 if reason.endswith("full") else 5.0)
 
     def __repr__(self) -> str:
         return f"Submitter({self._identity.token}, {self._publisher!r})"
-
-
-_PROPERTIES = frozenset(
-    {"correlation_id", "reply_to", "priority", "expiration", "message_id", "type", "app_id", "user_id"}
-)
-_KEPT = frozenset(
-    {"eta", "expires", "group", "parent_id", "shadow"}
-)  # Celery's workers look for these, empty or not
-
-
-def _again(delivery: Delivery) -> Delivery:
-    return Delivery(delivery.routing_key, delivery.body, delivery.properties, patient=delivery.patient)
 
 
 def _choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -631,64 +352,3 @@ def check_deadline(deadline: Any) -> float | None:
     if deadline <= 0:
         raise InvalidRequest("deadline", "is in the past")
     return float(deadline)
-
-
-class _Collector:
-    """Stands where Celery expects a producer: takes the message, so that it can be sent with others."""
-
-    delivery: Delivery
-
-    def __init__(self, submitter: Submitter, app: Celery, deployment: Deployment) -> None:
-        self._submitter = submitter
-        self._app = app
-        self._deployment = deployment
-
-    def publish(self, body: Any, **options: Any) -> None:
-        """Called by Celery with the task's message, and with a ``task-sent`` event if these are on."""
-        headers = options.pop("headers", None) or {}
-        if "task" not in headers:  # an event: not ours to admit
-            self._submitter.publish_event(body, {**options, "headers": headers})
-            return
-        self._take(self._submitter.delivery(self._deployment, body, headers, options))
-
-    def _take(self, delivery: Delivery) -> None:
-        self.delivery = delivery
-
-
-class _AdmittedProducer(_Collector):
-    """Stands where Celery expects a producer, for ``apply_async``: admits, publishes and waits for the confirm."""
-
-    def __init__(
-        self,
-        submitter: Submitter,
-        app: Celery,
-        deployment: Deployment,
-        priority: Priority,
-        end: float,
-        before: Callable[[Deployment, float], None] | None = None,
-    ) -> None:
-        super().__init__(submitter, app, deployment)
-        self._priority = priority
-        self._end = end
-        self._before = before
-
-    def _take(self, delivery: Delivery) -> None:
-        if self._before is not None:  # after the checks: a bad request needs no broker to be told so
-            self._before(self._deployment, self._end)
-        self._submitter.send(self._deployment, self._priority, delivery, self._end)
-
-    @property
-    def connection(self) -> _AdmittedProducer:
-        """Celery asks the producer's connection to translate its errors; ours are typed already."""
-        return self
-
-    @contextmanager
-    def _reraise_as_library_errors(self) -> Iterator[None]:
-        yield
-
-    @property
-    def channel(self) -> Any:
-        """A real channel: the rpc result backend declares its queue on it, and would try so for ever."""
-        self._submitter.reach(self._deployment, self._end)
-        with self._app.producer_or_acquire() as producer:
-            return producer.channel

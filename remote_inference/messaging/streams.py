@@ -1,8 +1,9 @@
 """The worker's side of a token stream: gather what a model says into chunks, and tell the outcome for sure.
 
 The first piece goes out at once, the rest at most every 25 ms. Pushing a piece is an append; merging, encoding and
-writing are done in the publisher's thread for all streams together, and what goes to one client goes in one message. A piece that is lost (the broker blocked, the
-chunk queue full) is no harm: the outcome carries the whole answer, and the reader repairs the gap from it.
+writing are done in the publisher's thread for all streams together, and what goes to one client goes in one message.
+A piece that is lost (the broker gone, the chunk queue full) is no harm: the outcome carries the whole answer, and the
+reader repairs the gap from it.
 """
 
 from __future__ import annotations

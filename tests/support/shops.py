@@ -61,9 +61,9 @@ class SmallShop:
 
     def declare(self) -> None:
         """Have the common queues and those of all deployments."""
-        self.inference.submitter.declare(10)
+        self.inference.submitter.sender.declare(10)
         for deployment in self.inference.config.deployments.values():
-            self.inference.submitter.waiting(deployment, 10)
+            self.inference.submitter.sender.waiting(deployment, 10)
 
     def depth(self, name: str) -> int:
         """How many messages are ready in a deployment's queue."""
