@@ -196,9 +196,13 @@ class AmqpLine(Line):
 
     def _on_blocked(self, reason: str) -> None:
         self.blocked = True
-        for delivery in self.unconfirmed.values():
+        for delivery in list(self.unconfirmed.values()):
             if isinstance(delivery, Probe):
                 delivery.finish(DeliveryState.NOT_SENT, "broker_blocked")
+            elif (
+                not delivery.patient
+            ):  # written, and not read before the alarm ends: who cannot wait is told now
+                delivery.finish(DeliveryState.UNCERTAIN, "broker_blocked")
         if self._calling:  # we are in its wait for an answer
             raise BrokerBlocked("the broker has blocked the connection")
 

@@ -115,6 +115,7 @@ class QueueStep(bootsteps.StartStopStep):
             queues.select_add(queues[CONTROL_QUEUE])
         self._consumes = consumes
         self._guard(consumer)
+        self._cancel_first(consumer)
 
     def start(self, consumer: Any) -> None:
         """Declare what is consumed (with another capacity than it has: see `declare_inference_queue`)."""
@@ -133,6 +134,20 @@ class QueueStep(bootsteps.StartStopStep):
                 PreconditionFailed
             ) as exc:  # of somebody else's making: senders refuse it, but what waits is served
                 logger.error("queue %s: %s", queue, exc)
+
+    def _cancel_first(self, consumer: Any) -> None:
+        """When the connection is lost, cancel what it delivered before Celery cleans up.
+
+        The steps' `stop` would be too late: with gevent, one of Celery's own waits for an answer on a connection that
+        may be as dead, for as long as the operating system believes in it.
+        """
+        clean_up = consumer.on_connection_error_after_connected
+
+        def on_connection_error_after_connected(exc: Exception) -> None:
+            self.main.connection_lost()
+            clean_up(exc)
+
+        consumer.on_connection_error_after_connected = on_connection_error_after_connected
 
     def _guard(self, consumer: Any) -> None:
         """Messages that cannot be read: kept, told, and shown to no log."""
@@ -205,8 +220,6 @@ class BusStep(bootsteps.StartStopStep):
     def stop(self, consumer: Any) -> None:
         """The connection is lost, or the worker ends."""
         self._channel = None
-        if consumer.blueprint.state == bootsteps.RUN:  # a restart: the connection is lost
-            self.main.connection_lost()
 
 
 def _do_not_linger(consumer: Any) -> None:

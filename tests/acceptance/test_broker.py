@@ -102,6 +102,7 @@ def test_a_worker_cut_from_the_broker_cancels_and_the_others_stream_wins(
     proxy = TCPProxy(tmp_path, broker["hostname"], broker["port"])
     proxy.start()
     shop.celery = {"broker_heartbeat": HEARTBEAT}
+    shop.options = {"timeouts": {"read": 300.0}}  # it is not the silence of the provider that ends the call
     through_proxy = shop.broker_url.replace(f":{broker['port']}/", f":{proxy.port}/")
     [lonely] = shop.workers(1, slots=2, pool=pool, broker_url=through_proxy)
     caller = shop.caller()

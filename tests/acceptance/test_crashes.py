@@ -196,6 +196,8 @@ def test_with_a_result_backend_a_finished_request_is_not_run_again(shop: Shop, r
     settled(caller, queued=0)
     node.kill("SIGTERM")
     assert node.wait_for_exit() == 0
-    assert caller.submitter.sender.waiting(caller.config.deployments[DEPLOYMENT], 5.0).waiting == 0  # acknowledged
+    assert (
+        caller.submitter.sender.waiting(caller.config.deployments[DEPLOYMENT], 5.0).waiting == 0
+    )  # acknowledged
     assert shop.provider.count == 1
     assert result.get(timeout=LIMIT)["text"] == TEXT
