@@ -71,12 +71,11 @@ def test_celerys_command_line_knows_our_control_commands(
 
 
 def test_a_worker_of_an_inference_queue_also_consumes_the_control_queue() -> None:
-    app = Celery("shop", broker="embedded://start-control")
+    app = Celery("shop", broker="embedded://start-control", backend="cache+memory://")
     inference = Inference(app, config=CONFIG)
 
     with EmbeddedWorker(app, concurrency=2, queues=["inference.echo"]) as worker:
         assert "inference.control" in worker.controller.app.amqp.queues.consume_from
-        app.conf.result_backend = "cache+memory://"
         rebuilt = app.tasks["remote_inference.rebuild_session"].apply_async(("echo",), ignore_result=False)
         assert worker.hostname in rebuilt.get(timeout=30)
 
