@@ -23,6 +23,8 @@ class CancelToken:
         self._event = threading.Event()
         self._interrupt: Callable[[], None] | None = None
         self.reason = ""
+        self.resting = False
+        """Set by the one who runs the request while it only waits before another attempt: nothing would be cut."""
 
     @property
     def cancelled(self) -> bool:

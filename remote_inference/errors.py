@@ -296,7 +296,7 @@ class LimitReached(RequestError):
 
 @dataclass(eq=False, repr=False)
 class Cancelled(RequestError):
-    """``code``: ``caller``, ``revoked``, ``connection_lost``, ``reader_gone``, ``shutdown``, ``superseded``.
+    """``code``: ``caller``, ``revoked``, ``connection_lost``, ``reader_gone``, ``superseded``.
 
     ``usage`` is the wire form of what the provider had charged for by then (`TokenUsage.to_wire`), or None.
     """

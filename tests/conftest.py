@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 from rabbitmq_admin import RabbitMQAdmin, RabbitMQUnavailable
 from redis_database import RedisUnavailable, claimed_database, flush
 from services import missing_service
+
+# How fast examples are made says something about a loaded machine, nothing about the code.
+settings.register_profile("project", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("project")
 
 
 @pytest.fixture(scope="session")

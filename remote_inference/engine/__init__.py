@@ -5,7 +5,7 @@ from __future__ import annotations
 from .engine import RemoteEngine
 from .metrics import CELLS, MetricsRecorder, metrics_from_cells
 from .parts import EnginePart, Job
-from .run import CREDENTIAL_UNAVAILABLE
+from .run import CREDENTIAL_UNAVAILABLE, SHUTDOWN
 from .sink import NullSink, Sink
 
 __all__ = [
@@ -16,6 +16,7 @@ __all__ = [
     "MetricsRecorder",
     "NullSink",
     "RemoteEngine",
+    "SHUTDOWN",
     "Sink",
     "metrics_from_cells",
 ]

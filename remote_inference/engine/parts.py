@@ -34,6 +34,7 @@ class Job:
         submitted: likewise; 0.0 where it is not known.
         token: how it is cancelled.
         on_retry: told the attempt's error before each further attempt.
+        draining: whether the process is about to end: then nothing is waited for that may be long.
     """
 
     request_id: str
@@ -42,6 +43,7 @@ class Job:
     submitted: float = 0.0
     token: CancelToken = field(default_factory=CancelToken)
     on_retry: Callable[[RequestError], None] | None = None
+    draining: Callable[[], bool] = bool
 
 
 class Session(Protocol):

@@ -33,7 +33,7 @@ from .credential_gate import CredentialGate
 from .parts import EnginePart, Job
 from .sink import Sink
 
-__all__ = ["CREDENTIAL_UNAVAILABLE", "PATIENCE", "Run"]
+__all__ = ["CREDENTIAL_UNAVAILABLE", "PATIENCE", "SHUTDOWN", "Run"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +42,9 @@ PATIENCE = 1.0
 
 CREDENTIAL_UNAVAILABLE = "credential_unavailable"
 """`LimitReached.code` while a credential's source gives none, and there is none from before."""
+
+SHUTDOWN = "shutdown"
+"""`LimitReached.code` of a request that was waiting for another attempt when its process was to end."""
 
 UNAVAILABLE_RECHECK = 5.0
 """Seconds until the source is asked again."""
@@ -116,9 +119,15 @@ class Run:
 
     def _check(self) -> None:
         if self._job.token.cancelled:
-            raise self._at(Cancelled(self._job.token.reason))
+            raise self._at(self._cancelled())
         if self._is_late():
             raise self._at(DeadlineExceeded("running" if self._attempts else "waiting"))
+
+    def _cancelled(self) -> RequestError:
+        """What a cancelled token means: for the end of the process, only that another one is to take the request."""
+        if self._job.token.reason == SHUTDOWN:
+            return LimitReached(SHUTDOWN, retry_at=self._clock.time())
+        return Cancelled(self._job.token.reason)
 
     def _is_late(self) -> bool:
         return self._job.deadline is not None and self._clock.time() >= self._job.deadline
@@ -216,7 +225,7 @@ class Run:
     def _what_happened(self, exc: BaseException) -> BaseException:
         """The real cause, where an error is only its consequence: a cut socket, a clamped time-out."""
         if self._job.token.cancelled and isinstance(exc, Exception):
-            return Cancelled(self._job.token.reason)
+            return self._cancelled()
         if isinstance(exc, DeadlineExceeded) or (isinstance(exc, Timeout) and self._is_late()):
             return DeadlineExceeded("running")
         if isinstance(exc, RebuildFailed) and not self._sent:
@@ -298,8 +307,19 @@ class Run:
             self._retries += 1
         self._tell_retry(error, decision.delay)
         if decision.pause is None and decision.delay > 0:
-            self._clock.wait(self._job.token.event, decision.delay)
+            self._rest(decision.delay)
         return True
+
+    def _rest(self, delay: float) -> None:
+        """The request's own backoff. It ends at once when the process is about to end: another one goes on."""
+        token = self._job.token
+        token.resting = True  # before the look: whoever drains does it the other way round
+        try:
+            if self._job.draining():
+                token.cancel(SHUTDOWN)
+            self._clock.wait(token.event, delay)
+        finally:
+            token.resting = False
 
     def _tell_retry(self, error: RequestError, delay: float) -> None:
         self._part.hooks(

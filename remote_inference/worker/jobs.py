@@ -25,6 +25,8 @@ class Jobs:
         self._lock = threading.Lock()
         self._running: dict[str, list[tuple[int, CancelToken]]] = {}
         self._early: OrderedDict[str, tuple[str, float]] = OrderedDict()
+        self.draining = False
+        """The process is about to end: nothing long is to be waited for."""
 
     @contextmanager
     def running(self, request_id: str, connection: int, token: CancelToken) -> Iterator[None]:
@@ -67,6 +69,15 @@ class Jobs:
                 token for entries in self._running.values() for made, token in entries if made < connection
             ]
         return sum(token.cancel(reason) for token in tokens)
+
+    def drain(self, reason: str) -> None:
+        """The process is about to end: cancel what only waits for another attempt, now and from now on."""
+        self.draining = True
+        with self._lock:
+            tokens = [token for entries in self._running.values() for _, token in entries]
+        for token in tokens:
+            if token.resting:
+                token.cancel(reason)
 
     def __len__(self) -> int:
         return len(self._running)

@@ -162,6 +162,13 @@ class WorkerMain:
             self.gate.open(inference_queue(deployment))
         return {"ok": f"session of {deployment} rebuilt", "rebuilds": fence}
 
+    def drain(self) -> None:
+        """The worker is shutting down: requests that wait for another attempt go back into their queues."""
+        if self.prefork:
+            self.relay.send_all({"kind": "drain"})
+        else:
+            self._inference.runtime.drain()
+
     def force_circuit(self, deployment: str, seconds: float | None) -> dict[str, Any]:
         """Open the circuit of a deployment's endpoint for so many seconds, or close it (None).
 

@@ -16,6 +16,7 @@ from ..credentials import provider_for
 from ..engine import (
     CELLS,
     CREDENTIAL_UNAVAILABLE,
+    SHUTDOWN,
     EnginePart,
     Job,
     MetricsRecorder,
@@ -181,12 +182,15 @@ class WorkerRuntime:
                 submitted=envelope.sent,
                 token=token,
                 on_retry=_retry_event(task) if context.get(EVENTS) else None,
+                draining=lambda: self.jobs.draining,
             )
             error: InferenceError | None = None
             completion: Completion | None = None
             try:
                 completion = self._execute(request, job, sink)
             except (LimitReached, CircuitOpen) as not_now:
+                if not_now.code == SHUTDOWN:  # the gate stays shut here for as long as this process lives
+                    raise HandBack(SHUTDOWN, now + MAX_RUN) from None
                 raise HandBack(f"{type(not_now).__name__}: {not_now.code}", not_now.retry_at) from None
             except _Final as final:
                 error = final.error
@@ -225,7 +229,7 @@ class WorkerRuntime:
             try:
                 return engine.execute(request, job, sink)
             except RequestError as error:
-                if isinstance(error, (Cancelled, DeadlineExceeded)):
+                if isinstance(error, (Cancelled, DeadlineExceeded)) or error.code == SHUTDOWN:
                     raise
                 other = next_deployment(asked, error, self._parts.config, tried=tried)
                 if other is not None:
@@ -376,8 +380,14 @@ class WorkerRuntime:
             self.jobs.cancel(str(order["id"]), str(order["reason"]))
         elif order.get("kind") == "connection_lost":
             self.connection_lost(int(order["connection"]))
+        elif order.get("kind") == "drain":
+            self.drain()
         elif order.get("kind") == "force_circuit":
             self.force_circuit(str(order["deployment"]), order["seconds"])
+
+    def drain(self) -> None:
+        """The worker is shutting down: requests that wait for another attempt go back into their queues."""
+        self.jobs.drain(SHUTDOWN)
 
     def force_circuit(self, deployment: str, seconds: float | None) -> None:
         """Open the circuit of the deployment's endpoint for so many seconds, or close it (None)."""

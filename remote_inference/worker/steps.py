@@ -15,7 +15,7 @@ from typing import Any
 from amqp.exceptions import PreconditionFailed
 from celery import bootsteps
 from celery.backends.base import DisabledBackend
-from celery.signals import worker_process_init, worker_shutdown
+from celery.signals import worker_process_init, worker_shutdown, worker_shutting_down
 from celery.worker.consumer.connection import Connection
 from celery.worker.consumer.tasks import Tasks
 
@@ -30,6 +30,10 @@ from .quiet import quiet_hand_backs
 __all__ = ["BusStep", "ProcessStep", "QueueStep"]
 
 logger = logging.getLogger(__name__)
+
+CELERYS_HEARTBEAT = 120
+HEARTBEAT = 20
+"""Seconds. A worker that is cut off learns it by a missed heartbeat, and asks (and pays) on until then."""
 
 
 class ProcessStep(bootsteps.StartStopStep):
@@ -64,6 +68,7 @@ class ProcessStep(bootsteps.StartStopStep):
         self._in_child = in_child
         worker_process_init.connect(in_child, weak=False)
         worker_shutdown.connect(self._ended, sender=worker, weak=False)
+        worker_shutting_down.connect(self._ending, sender=worker.hostname, weak=False)
 
     def start(self, worker: Any) -> None:
         """Hear the operator's signal."""
@@ -86,10 +91,15 @@ class ProcessStep(bootsteps.StartStopStep):
 
         signal.signal(signal.SIGUSR2, on_signal)
 
+    def _ending(self, **_: Any) -> None:
+        """The worker was told to end, by a signal: not in its handler, see `start`."""
+        _thread.start_new_thread(self.main.drain, ())
+
     def _ended(self, **_: Any) -> None:
         """The worker has ended. Not our `stop`: that comes before the pool's, which waits for running requests."""
         worker_process_init.disconnect(self._in_child)
         worker_shutdown.disconnect(self._ended)
+        worker_shutting_down.disconnect(self._ending)
         self.main.close()
         self.inference.close_worker()
 
@@ -109,6 +119,8 @@ class QueueStep(bootsteps.StartStopStep):
         if consumes:
             # what a worker has taken does not compete on priority any more: never more than it has slots
             consumer.prefetch_multiplier = 1
+            if consumer.amqheartbeat == CELERYS_HEARTBEAT:  # nobody chose it
+                consumer.amqheartbeat = HEARTBEAT
             consumer.initial_prefetch_count = pool.limit or 1  # prefork's num_processes is not there yet
             # an operator's tasks (beat's rebuild) find a worker, whatever its -Q says
             queues = consumer.app.amqp.queues

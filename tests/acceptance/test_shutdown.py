@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 from local_process import wait_until
 from shop_nodes import DEPLOYMENT, LIMIT, Held, Shop, begin, settled, text_of
 
-from remote_inference.testing.behaviours import Reply
+from remote_inference.testing.behaviours import Reply, Status
 
 TEXT = "".join(Reply().pieces)
 
@@ -35,6 +37,26 @@ def test_a_warm_shutdown_finishes_its_streams_and_leaves_what_waits_to_another(s
     settled(caller, completed=6, queued=0)
     assert shop.provider.count == 8
     assert shop.provider.closed_early == 0
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent", "prefork"])
+def test_a_request_in_its_backoff_is_left_to_another_worker(shop: Shop, pool: str):
+    shop.options["retry"] = {"initial_backoff": 45.0, "jitter": "none"}
+    [old] = shop.workers(1, pool=pool)
+    caller = shop.caller()
+    shop.provider.script(Status(500))
+    handle = caller.submit(DEPLOYMENT, "again")
+    shop.provider.wait_for(lambda provider: provider.count == 1, LIMIT)
+    wait_until(lambda: caller.status()[DEPLOYMENT].in_flight == 1, "the backoff")
+
+    began = time.monotonic()
+    old.kill("SIGTERM")
+    assert old.wait_for_exit() == 0
+    shop.workers(1, pool=pool)
+
+    assert handle.result(LIMIT).text == TEXT
+    assert time.monotonic() - began < 40
+    assert shop.provider.count == 2
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent", "prefork"])

@@ -143,6 +143,7 @@ class Rig:
         self.sink = RecordingSink()
         self.token = CancelToken()
         self.retries: list[str] = []
+        self.draining = False
 
     def run(
         self, *scripts: tuple[Any, ...], prompt: str = "hi", deadline: float | None = None, **options: Any
@@ -155,6 +156,7 @@ class Rig:
             deadline=None if deadline is None else self.clock.time() + deadline,
             submitted=self.clock.time() - 2,
             on_retry=lambda error: self.retries.append(type(error).__name__),
+            draining=lambda: self.draining,
         )
         return self.engine.execute(InferenceRequest.parse("gpt", prompt, **options), job, self.sink)
 

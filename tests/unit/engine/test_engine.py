@@ -549,6 +549,36 @@ class TestOtherWaysOut:
         assert rig.used["requests"] == 0
 
 
+class TestTheEndOfTheProcess:
+    def test_a_backoff_that_would_begin_is_left_to_another_process(self, rig):
+        rig.draining = True
+        error = rig.failing((ServerError(status=500),))
+        assert isinstance(error, LimitReached)
+        assert error.code == "shutdown"
+        assert rig.engine.metrics.snapshot().handed_back == 1
+        rig.all_given_back()
+
+    def test_a_backoff_that_has_begun_is_ended(self, make_rig):
+        rig = make_rig(retry={"jitter": "none", "initial_backoff": 50.0})
+        began = rig.clock.time()
+
+        def drain() -> None:
+            assert rig.token.resting
+            rig.token.cancel("shutdown")
+
+        rig.clock.call_at(began + 5, drain)
+        error = rig.failing((ServerError(status=500),))
+        assert isinstance(error, LimitReached)
+        assert error.code == "shutdown"
+        assert rig.clock.time() < began + 50
+        assert not rig.token.resting
+        rig.all_given_back()
+
+    def test_an_attempt_that_runs_is_finished(self, rig):
+        rig.draining = True
+        assert rig.run().attempts == 1
+
+
 STEPS: dict[str, Callable[[Rig], tuple[Any, ...]]] = {
     "well": lambda rig: ANSWER,
     "half": lambda rig: HALF,

@@ -87,3 +87,13 @@ def test_an_exception_ends_it_too(jobs):
         raise KeyError
     assert len(jobs) == 0
     assert repr(jobs) == "Jobs(0 running)"
+
+
+def test_draining_ends_those_that_only_wait_and_no_others(jobs):
+    waiting, running = CancelToken(), CancelToken()
+    waiting.resting = True
+    with jobs.running("a", 1, waiting), jobs.running("b", 1, running):
+        assert not jobs.draining
+        jobs.drain("shutdown")
+        assert jobs.draining
+    assert (waiting.reason, running.cancelled) == ("shutdown", False)
