@@ -20,7 +20,7 @@ services: ## Make sure that RabbitMQ and Redis run
 	tools/services.sh
 
 test: $(STAMPS)/test services ## Run all tests, on a real RabbitMQ and Redis
-	$(BIN)/python -m pytest tests
+	$(BIN)/python -m pytest tests -n 3 --dist loadfile
 
 lint: $(STAMPS)/lint ## Check style and format
 	$(BIN)/ruff check .
