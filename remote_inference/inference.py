@@ -378,7 +378,7 @@ class Inference:
             )
             send_order(process.publisher, order)
 
-        return process.desk.gather(send, timeout, lambda answers: False)
+        return process.desk.gather(send, timeout)
 
     def __repr__(self) -> str:
         names = ", ".join(self._config.deployments) if self._config is not None else "not configured yet"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -28,7 +27,6 @@ class ReplyDesk:
         self._clock = clock
         self._handles: weakref.WeakValueDictionary[str, InferenceHandle] = weakref.WeakValueDictionary()
         self._answers: dict[str, list[Answer]] = {}
-        self._answered = threading.Condition()
         self._subscriber = Subscriber(connection, self._declare, self._on_message, name="inference-replies")
 
     def listen(self, timeout: float, *, patient: bool = True) -> bool:
@@ -43,29 +41,23 @@ class ReplyDesk:
         """Hand this handle its replies from now on."""
         self._handles[handle.request_id] = handle
 
-    def gather(
-        self, send: Callable[[str], None], timeout: float, enough: Callable[[list[Answer]], bool]
-    ) -> list[Answer]:
-        """Send an order that is to be answered and gather the answers.
+    def gather(self, send: Callable[[str], None], timeout: float) -> list[Answer]:
+        """Send an order that is to be answered, and gather the answers for ``timeout`` seconds.
+
+        How many workers there are is not known, so there is nothing to wait for but the time.
 
         Args:
             send: sends it with the token it is given.
-            timeout: seconds to wait; how many workers there are is not known.
-            enough: says when no more are wanted.
+            timeout: seconds.
         """
         token = os.urandom(8).hex()
         answers = self._answers[token] = []
         try:
             send(token)
-            end = self._clock.monotonic() + timeout
-            with self._answered:
-                while not enough(answers):
-                    left = end - self._clock.monotonic()
-                    if left <= 0 or not self._answered.wait(left):
-                        break
+            self._clock.sleep(timeout)
             return list(answers)
         finally:
-            self._answers.pop(token, None)
+            del self._answers[token]
 
     def close(self) -> None:
         """Stop listening; the broker deletes the queues a minute later."""
@@ -79,10 +71,9 @@ class ReplyDesk:
     def _on_message(self, body: bytes | str) -> None:
         for reply in decode_replies(body):
             if isinstance(reply, Answer):
-                with self._answered:
-                    if reply.token in self._answers:
-                        self._answers[reply.token].append(reply)
-                        self._answered.notify_all()
+                answers = self._answers.get(reply.token)
+                if answers is not None:
+                    answers.append(reply)
                 continue
             handle = self._handles.get(reply.request_id)
             if handle is not None:
