@@ -11,6 +11,8 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from .value import Value
+
 __all__ = [
     "AttemptFailed",
     "AttemptStarted",
@@ -30,14 +32,14 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class Event:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Event(Value):
     """Base of all events; ``deployment`` is the deployment's name."""
 
     deployment: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AttemptStarted(Event):
     """The provider is being asked."""
 
@@ -45,7 +47,7 @@ class AttemptStarted(Event):
     attempt: int
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AttemptFailed(Event):
     """The provider's answer was an error; ``error`` is the class name, ``code`` its word."""
 
@@ -55,7 +57,7 @@ class AttemptFailed(Event):
     code: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RetryScheduled(Event):
     """Another attempt follows in ``delay`` seconds."""
 
@@ -65,7 +67,7 @@ class RetryScheduled(Event):
     error: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RequestFinished(Event):
     """The request ended. ``outcome``: ``completed``, ``failed``, ``cancelled`` or ``handed_back``."""
 
@@ -79,7 +81,7 @@ class RequestFinished(Event):
     cost_usd: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CircuitChanged(Event):
     """The breaker of ``endpoint`` changed; states are ``closed``, ``open``, ``half_open``."""
 
@@ -88,7 +90,7 @@ class CircuitChanged(Event):
     new: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GateClosed(Event):
     """This worker stops taking the deployment's requests until ``until`` (seconds since the epoch)."""
 
@@ -96,12 +98,12 @@ class GateClosed(Event):
     until: float
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GateOpened(Event):
     """This worker takes the deployment's requests again."""
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SessionRebuilt(Event):
     """The session was swapped. ``changed``: whether the credential is another one."""
 
@@ -110,14 +112,14 @@ class SessionRebuilt(Event):
     changed: bool
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class SubmitRejected(Event):
     """A submit ended in `Backpressure`."""
 
     reason: str
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class CapacityMismatch(Event):
     """The queue was declared with another capacity than the configuration names."""
 

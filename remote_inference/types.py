@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any
 
 from .errors import InvalidRequest
+from .value import Value
 
 __all__ = [
     "WIRE_VERSION",
@@ -73,8 +74,8 @@ class FinishReason(str, enum.Enum):
         return self.value
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToolCall:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ToolCall(Value):
     """A call that the model asks for. ``arguments`` is JSON text as the model wrote it."""
 
     id: str
@@ -110,8 +111,8 @@ ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
 _PARTS = frozenset({"text", "image_url", "input_audio", "file", "refusal"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Message:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Message(Value):
     """One message of a conversation, in OpenAI's shape.
 
     ``content`` is a text, a tuple of content parts (``{"type": "text" | "image_url" …}``), or None on an
@@ -214,8 +215,8 @@ _INTEGERS: dict[str, tuple[int, int]] = {
 }
 
 
-@dataclass(frozen=True, kw_only=True)
-class SamplingParams:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class SamplingParams(Value):
     """How to sample; None leaves it to the provider. The names and ranges are OpenAI's."""
 
     max_tokens: int | None = None
@@ -280,8 +281,8 @@ def _number(value: Any, path: str, low: float, high: float) -> float:
     return value
 
 
-@dataclass(frozen=True, kw_only=True)
-class InferenceRequest:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class InferenceRequest(Value):
     """One logical request, however many attempts it takes.
 
     Attributes:
@@ -437,8 +438,8 @@ def summary(request: InferenceRequest) -> str:
     return f"{request.deployment} · {count} message{plural} · ~{request.estimated_prompt_tokens()} tokens"
 
 
-@dataclass(frozen=True, kw_only=True)
-class TokenUsage:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class TokenUsage(Value):
     """Tokens as the provider counted them.
 
     ``cached_tokens`` are part of ``prompt_tokens``, ``reasoning_tokens`` part of ``completion_tokens``.
@@ -476,8 +477,8 @@ class TokenUsage:
         return cls(**_known(cls, wire or {}))
 
 
-@dataclass(frozen=True, kw_only=True)
-class ToolCallDelta:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ToolCallDelta(Value):
     """A piece of a tool call: ``index`` tells which, from 0 without gaps; ``id`` and ``name`` come once."""
 
     index: int
@@ -486,8 +487,8 @@ class ToolCallDelta:
     arguments: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True)
-class TokenChunk:
+@dataclass(frozen=True, eq=False, repr=False)
+class TokenChunk(Value):
     """A piece of the answer.
 
     Attributes:
@@ -543,8 +544,8 @@ class TokenChunk:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timings:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Timings(Value):
     """Seconds. ``queued`` is from submit to the first attempt, by the two machines' clocks."""
 
     queued: float = 0.0
@@ -552,8 +553,8 @@ class Timings:
     total: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class Completion:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Completion(Value):
     """The whole answer.
 
     ``first_token`` in ``timings`` and ``total`` count from the start of the first attempt. ``cost_usd`` is None
@@ -652,8 +653,8 @@ class Completion:
         )
 
 
-@dataclass(frozen=True, kw_only=True)
-class EngineMetrics:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class EngineMetrics(Value):
     """Counts since the process began, of one deployment. Always: ``started = in_flight + completed + failed +
     rejected + cancelled + handed_back``.
 

@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 ROOM_PAUSE = 0.02, 0.1
 """Seconds between two looks at a full queue (the broker does not tell when there is room), drawn at random."""
 
-SLICE = 512
+SLICE = 2048
 """Messages of `Sender.send_many` under way at once."""
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..credentials import CredentialRef, CredentialWarning, Secret
+from ..value import Value
 from .checks import Checker, build, did_you_mean, json_fault
 from .endpoints import KNOWN_PROVIDERS, endpoint_fault, infer_provider, is_in_the_clear
 from .policies import BreakerPolicy, CapacityPolicy, Price, RateLimits, RetryPolicy, Timeouts
@@ -29,8 +30,8 @@ _KEY_HEADER = r"cookie|.*(api-?key|token|secret|password)"
 _OUR_FIELDS = frozenset({"messages", "model", "n", "stream"})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Deployment:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Deployment(Value):
     """A model behind an endpoint. Durations are seconds (or a timedelta), sizes bytes.
 
     Tables may be given as mappings, ``api_key`` also as a function or (with a warning) as the key itself.

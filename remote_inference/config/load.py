@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 from ..credentials import Secret
 from ..errors import ConfigurationError
+from ..value import Value
 from .checks import build, did_you_mean
 from .deployment import Deployment
 
@@ -20,8 +21,8 @@ __all__ = ["InferenceConfig", "as_mapping", "load_config", "survey_config"]
 _TABLES = "deployment"
 
 
-@dataclass(frozen=True, kw_only=True)
-class InferenceConfig:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class InferenceConfig(Value):
     """All deployments, by name, in the order of the file.
 
     Raises:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from ..types import TokenUsage
+from ..value import Value
 from .checks import DAY, Checker, did_you_mean
 
 __all__ = ["BreakerPolicy", "CapacityPolicy", "Price", "RateLimits", "RetryPolicy", "Timeouts"]
@@ -29,8 +30,8 @@ class CapacityPolicy(str, Enum):
         return self.value
 
 
-@dataclass(frozen=True, kw_only=True)
-class RateLimits:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RateLimits(Value):
     """What the provider allows the key in any 60 seconds; None: no limit. Counted in each process.
 
     Attributes:
@@ -62,8 +63,8 @@ class RateLimits:
         check.done()
 
 
-@dataclass(frozen=True, kw_only=True)
-class RetryPolicy:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class RetryPolicy(Value):
     """How often, and when, a failed attempt is made again. Durations are seconds (or a timedelta).
 
     Attributes:
@@ -103,8 +104,8 @@ class RetryPolicy:
         check.done()
 
 
-@dataclass(frozen=True, kw_only=True)
-class BreakerPolicy:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class BreakerPolicy(Value):
     """When an endpoint that fails is left alone, and for how long. Durations are seconds (or a timedelta).
 
     Attributes:
@@ -132,8 +133,8 @@ class BreakerPolicy:
         check.done()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Timeouts:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Timeouts(Value):
     """Seconds (or a timedelta) that a call may wait.
 
     Attributes:
@@ -153,8 +154,8 @@ class Timeouts:
         check.done()
 
 
-@dataclass(frozen=True, kw_only=True)
-class Price:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Price(Value):
     """US dollars a million tokens, as providers print them.
 
     Attributes:

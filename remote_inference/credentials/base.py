@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from ..errors import InferenceError
+from ..value import Value
 from .secret import Secret
 
 __all__ = ["Credential", "CredentialError", "CredentialProvider", "CredentialWarning", "fault_in", "usable"]
@@ -19,8 +20,8 @@ class CredentialWarning(UserWarning):
     """A credential lies more open than it has to: in the configuration, on the wire, or on the disk."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Credential:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Credential(Value):
     """What a source gave.
 
     Attributes:

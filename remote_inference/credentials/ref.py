@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any
 
 from ..errors import ConfigurationError
+from ..value import Value
 from .base import fault_in
 from .secret import Secret
 
@@ -21,8 +22,8 @@ _TARGET = r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(\.[A-Za-z_]\w*)*"
 _LABEL_KEY = b"remote_inference credential label"  # fixed: all processes of a cluster must agree on labels
 
 
-@dataclass(frozen=True, kw_only=True, repr=False)
-class CredentialRef:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class CredentialRef(Value):
     """Names one source of a credential.
 
     Attributes:

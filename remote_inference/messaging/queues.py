@@ -16,6 +16,7 @@ from amqp.exceptions import NotFound, PreconditionFailed
 from kombu.connection import Connection
 
 from ..types import Priority
+from ..value import Value
 from .names import BUS_EXCHANGE, CANCELLED_QUEUE, CONTROL_QUEUE, DEAD_LETTER_QUEUE, chunk_queue, reply_queue
 
 __all__ = [
@@ -38,8 +39,8 @@ CANCEL_TTL_MS = 24 * 3600 * 1000
 CANCEL_QUEUE_LENGTH = 10_000
 
 
-@dataclass(frozen=True)
-class DeclaredQueue:
+@dataclass(frozen=True, eq=False, repr=False)
+class DeclaredQueue(Value):
     """A deployment's queue as it stands in the broker. ``capacity`` is None where the broker does not tell."""
 
     name: str

@@ -16,6 +16,7 @@ from typing import Any
 
 from ..errors import InferenceError, InvalidRequest, UndecodableMessage, error_from_wire, error_to_wire
 from ..types import WIRE_VERSION, Completion, TokenChunk
+from ..value import Value
 from .names import HEADER
 
 __all__ = [
@@ -33,13 +34,17 @@ __all__ = [
 ]
 
 
+_ENCODER = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False)
+_STRICT = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
 def dumps(value: Any, *, strict: bool = False) -> bytes:
     """Compact JSON in UTF-8; half a surrogate pair, which is no UTF-8, is escaped.
 
     Raises:
         TypeError, ValueError: it is no JSON. With ``strict``, NaN and the infinities are none.
     """
-    text = json.dumps(value, separators=(",", ":"), ensure_ascii=False, allow_nan=not strict)
+    text = (_STRICT if strict else _ENCODER).encode(value)
     try:
         return text.encode()
     except UnicodeEncodeError:
@@ -85,8 +90,8 @@ def reply_to_of(value: Any) -> str:
     return str(value.get("reply") or "") if isinstance(value, Mapping) else ""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Envelope:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Envelope(Value):
     """The header of a request's message.
 
     Attributes:
@@ -157,8 +162,8 @@ def _seconds(value: Any) -> float:
     return seconds
 
 
-@dataclass(frozen=True)
-class Chunk:
+@dataclass(frozen=True, eq=False, repr=False)
+class Chunk(Value):
     """A chunk as it travels: the output since the last one."""
 
     request_id: str
@@ -171,8 +176,8 @@ class Chunk:
         return dumps({"i": self.request_id, "e": self.epoch, "s": self.sequence, **self.chunk.to_wire()})
 
 
-@dataclass(frozen=True)
-class Outcome:
+@dataclass(frozen=True, eq=False, repr=False)
+class Outcome(Value):
     """How a request ended: a completion, or an error."""
 
     request_id: str
@@ -194,8 +199,8 @@ class Outcome:
         return dumps(wire)
 
 
-@dataclass(frozen=True)
-class Answer:
+@dataclass(frozen=True, eq=False, repr=False)
+class Answer(Value):
     """A worker's answer to an `Order`; ``token`` is the order's."""
 
     token: str
@@ -207,8 +212,8 @@ class Answer:
         return dumps({"i": self.token, "e": "", "worker": self.worker, "answer": self.value})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Order:
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class Order(Value):
     """What goes to every worker over the bus.
 
     ``kind``: ``cancel`` (``subject``: the request's id), ``rebuild``, ``open_circuit`` (for ``seconds``),
