@@ -38,7 +38,7 @@ class Plan:
     crowd_tokens: int = 60
     crowd_ramp: float = 15.0
     submits: int = 2000
-    imports: int = 25
+    imports: int = 31
 
 
 FULL = Plan()
