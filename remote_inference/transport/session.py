@@ -263,17 +263,6 @@ class RemoteSession:
         changed = before is None or after.snapshot.credential != before.snapshot.credential
         return RebuildResult(generation=after.snapshot.generation, changed=changed)
 
-    def after_401(self, snapshot: SessionSnapshot) -> RebuildResult:
-        """The credential of this snapshot was refused: join the rebuild, or begin it.
-
-        Raises:
-            RebuildFailed: the source failed. The old session stays.
-        """
-        result = self.rebuild(SessionRebuildCause.UNAUTHORIZED, seen_generation=snapshot.generation)
-        current = self._process().current
-        changed = current is not None and current.snapshot.credential != snapshot.credential
-        return RebuildResult(generation=result.generation, changed=changed)
-
     def reconfigure(
         self, deployment: Deployment, credential_provider: CredentialProvider | None = None
     ) -> RebuildResult:

@@ -167,14 +167,14 @@ def test_who_saw_an_older_generation_finds_the_work_done(world: World) -> None:
     old = world.session.snapshot
     world.source.key = "key-2"
     world.session.rebuild(OPERATOR)
-    result = world.session.after_401(old)
+    result = world.session.rebuild(UNAUTHORIZED, seen_generation=old.generation)
     assert (result.generation, result.changed) == (2, True)
     assert world.source.fetched == 2
 
 
 def test_a_401_with_an_unchanged_credential_leaves_the_session(world: World) -> None:
     old = world.session.snapshot
-    result = world.session.after_401(old)
+    result = world.session.rebuild(UNAUTHORIZED, seen_generation=old.generation)
     assert (result.generation, result.changed) == (1, False)
     assert world.session.snapshot is old
     assert world.events == []
@@ -198,7 +198,7 @@ def test_many_401s_at_once_read_the_source_once() -> None:
     results = []
 
     def refused() -> None:
-        results.append(world.session.after_401(old))
+        results.append(world.session.rebuild(UNAUTHORIZED, seen_generation=old.generation))
 
     threads = [threading.Thread(target=refused) for _ in range(20)]
     for thread in threads:
