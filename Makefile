@@ -9,10 +9,10 @@ STAMPS := $(VENV)/stamps
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv services test lint typecheck docs demo bench clean
+.PHONY: help venv services test lint typecheck docs demo bench bench-cluster clean
 
 help: ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 venv: $(STAMPS)/dev ## Make .venv with everything for development
 
@@ -37,6 +37,9 @@ demo: $(STAMPS)/demo ## Run a batch of prompts against a real local model, with 
 
 bench: $(STAMPS)/bench services ## Compare with a plain Celery task; figures go to benchmarks/out
 	$(BIN)/python -m benchmarks
+
+bench-cluster: $(STAMPS)/bench services ## Measure what several workers make of one limit; half an hour or more
+	$(BIN)/python -m benchmarks.cluster
 
 clean: ## Remove the environment, builds and caches
 	rm -rf $(VENV) build dist *.egg-info docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -18,6 +18,7 @@ __all__ = [
     "AttemptStarted",
     "CapacityMismatch",
     "CircuitChanged",
+    "ClockSkewed",
     "Event",
     "GateClosed",
     "GateOpened",
@@ -101,6 +102,14 @@ class GateClosed(Event):
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class GateOpened(Event):
     """This worker takes the deployment's requests again."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class ClockSkewed(Event):
+    """This machine's clock is so many seconds ahead of the other workers' (negative: behind), which is far too much;
+    0.0: no more. It concerns no deployment."""
+
+    seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+import socket
 import sys
 import threading
 import weakref
@@ -220,7 +221,7 @@ class Inference:
 
         Returns:
             Each worker's answer by its node name. From its answer on, no process of a worker begins a request on
-            the old session.
+            the old session. A worker that was not reached learns of the order from the others, and rebuilds then.
 
         Raises:
             InvalidRequest: there is no such deployment.
@@ -235,10 +236,11 @@ class Inference:
         """Open the circuit of the deployment's endpoint in all workers: nothing is sent there for ``duration`` seconds.
 
         What becomes of requests meanwhile says the deployment's ``on_capacity_exhausted``. Deployments with the same
-        provider and endpoint share the circuit.
+        provider and endpoint share the circuit. Workers that are not reached, or start later, learn of it from the
+        others.
 
         Returns:
-            Each worker's answer by its node name.
+            Each worker's answer by its node name: ``processes`` have done it, and ``missing`` had not in half a second.
 
         Raises:
             InvalidRequest: there is no such deployment, or the duration is no positive number of seconds.
@@ -259,7 +261,7 @@ class Inference:
         """Close the circuit of the deployment's endpoint in all workers now.
 
         Returns:
-            Each worker's answer by its node name.
+            As `force_open`.
 
         Raises:
             InvalidRequest: there is no such deployment.
@@ -322,6 +324,12 @@ class Inference:
     def runtime(self) -> WorkerRuntime:
         """What runs requests in this process (a worker's, or the caller's for an eager call)."""
         return self._of_this_process().runtime
+
+    @property
+    def consumed(self) -> list[str]:
+        """The deployments whose queues this process's worker consumes."""
+        queues = self.app.amqp.queues.consume_from
+        return [name for name, deployment in self.config.deployments.items() if deployment.queue in queues]
 
     def become_child(self, board: Board, stripe: int) -> None:
         """This process is a pool's child: what it runs is counted on the worker's board."""
@@ -428,7 +436,9 @@ class _Process:
         """Made when the first request is to be run here: that is what loads providers and the engine."""
         runtime = self._runtime
         if runtime is None:
-            from .worker.runtime import WorkerRuntime  # a web process must not load it
+            # a web process must not load them
+            from .worker.membership import Membership
+            from .worker.runtime import WorkerRuntime
 
             inference = self._inference
             board, stripe = inference._in_child or (None, 0)
@@ -439,18 +449,23 @@ class _Process:
             if inference._in_child is not None:
                 slots = 1
             elif main is not None and main.consumer is not None:
-                slots = main.consumer.pool.limit
+                slots = main.consumer.pool.limit or 1
             with self._lock:
                 if self._runtime is None:
-                    self._runtime = WorkerRuntime(inference, board, stripe, slots=slots or 32)
+                    connection = None if _is_embedded(inference.app) else self._connection
+                    name = f"{main.hostname if main is not None else socket.gethostname()}/{self.pid}"
+                    member = Membership(inference, connection=connection, name=name, slots=slots)
+                    made = WorkerRuntime(inference, board, stripe, slots=slots, member=member)
+                    made.join(inference.consumed)
+                    self._runtime = made
                 runtime = self._runtime
         return runtime
 
     def close(self) -> None:
+        if self._runtime is not None:
+            self._runtime.close()  # before the publisher: it says good-bye
         self.publisher.close()
         self.desk.close()
-        if self._runtime is not None:
-            self._runtime.close()
         if self._executor is not None:
             self._executor.shutdown(wait=False)
 

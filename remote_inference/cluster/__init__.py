@@ -3,6 +3,25 @@
 from __future__ import annotations
 
 from .base import Cost, LimitKey, Permit, RateLimiter
-from .local import LocalRateLimiter
+from .dispatch import LimiterByKey
+from .estimates import TokenEstimates
+from .limiter import GossipRateLimiter
+from .ratios import SharedEstimates
+from .replica import Replica
+from .store import LimitStore, StoreUnavailable
+from .strict import StrictRateLimiter
 
-__all__ = ["Cost", "LimitKey", "LocalRateLimiter", "Permit", "RateLimiter"]
+__all__ = [
+    "Cost",
+    "GossipRateLimiter",
+    "LimitKey",
+    "LimitStore",
+    "LimiterByKey",
+    "Permit",
+    "RateLimiter",
+    "Replica",
+    "SharedEstimates",
+    "StoreUnavailable",
+    "StrictRateLimiter",
+    "TokenEstimates",
+]

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from ..cancel import CancelToken
-from ..config import RateLimits
+from ..config import Deployment, RateLimits
+from ..policy.quota import QuotaReport
 from ..types import Priority
 
 __all__ = ["Cost", "LimitKey", "Permit", "RateLimiter"]
@@ -19,6 +21,16 @@ class LimitKey:
     provider: str
     credential: str
     model: str
+
+    @classmethod
+    def of(cls, deployment: Deployment) -> LimitKey:
+        """What the provider counts the deployment's requests by."""
+        return cls(deployment.provider, deployment.account, deployment.model)
+
+    @property
+    def digest(self) -> str:
+        """What the key is called among replicas: short, and without its parts."""
+        return hashlib.blake2b(str(self).encode(), digest_size=8).hexdigest()
 
     def __str__(self) -> str:
         return f"{self.provider}/{self.credential}/{self.model}"
@@ -83,6 +95,12 @@ class RateLimiter(Protocol):
                 after a pause) or ``queue`` (others wait before this one).
             Cancelled: the token was cancelled.
             ConfigurationError: the deployment was not configured for this key.
+        """
+
+    def observe(self, key: LimitKey, report: QuotaReport) -> None:
+        """What the provider just said of its limits.
+
+        Where it leaves less than is counted here, its word holds. Limits that are to be learned are learned from it.
         """
 
     def pause(self, key: LimitKey, until: float) -> None:

@@ -15,25 +15,32 @@ RAMP = 5.0
 
 
 class Pause:
-    """Until when nothing is let through, and how much soon after. Not thread-safe; times are monotonic."""
+    """Until when nothing is let through, and how much soon after. Not thread-safe; times are monotonic.
 
-    __slots__ = ("admitted", "quiet_until", "until", "until_epoch")
+    Where ``crowd`` replicas wait, each takes its turn on the ramp by its ``rank`` among them.
+    """
+
+    __slots__ = ("admitted", "crowd", "quiet_until", "rank", "until", "until_epoch")
 
     def __init__(self) -> None:
         self.until = -math.inf
         self.until_epoch = 0.0
         self.quiet_until = -math.inf
         self.admitted = 0
+        self.crowd, self.rank = 1, 0
 
     def active(self, now: float) -> bool:
         """Whether nothing is let through now."""
         return now < self.until
 
-    def extend(self, until: float, until_epoch: float, now: float) -> bool:
-        """Pause until then, if that is later than now and than the pause there is. Whether it was."""
+    def extend(self, until: float, until_epoch: float, now: float, *, ramp: bool = True) -> bool:
+        """Pause until then, if that is later than now and than the pause there is. Whether it was.
+
+        Without a ramp, all may come at once after it: for a moment's pause of those who do not come quicker anyway.
+        """
         if until <= max(self.until, now):
             return False
-        self._set(until, until_epoch)
+        self._set(until, until_epoch, ramp or now < self.quiet_until)
         return True
 
     def end(self, now: float) -> None:
@@ -47,11 +54,11 @@ class Pause:
             return self.until, "paused"
         if now >= self.quiet_until:
             return now, ""
-        at = self.until + RAMP_STEP * math.log2(self.admitted + 1)
+        at = self.until + RAMP_STEP * math.log2(self.admitted * self.crowd + self.rank + 1)
         return (at, "ramp") if at > now else (now, "")
 
-    def _set(self, until: float, until_epoch: float) -> None:
+    def _set(self, until: float, until_epoch: float, ramp: bool = True) -> None:
         self.until = until
         self.until_epoch = until_epoch
-        self.quiet_until = until + RAMP
+        self.quiet_until = until + RAMP if ramp else until
         self.admitted = 0

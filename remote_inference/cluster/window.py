@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from ..config import RateLimits
 from .base import Cost
 
-__all__ = ["Ceilings", "SlidingWindow", "Slot"]
+__all__ = ["DIMENSIONS", "Ceilings", "SlidingWindow", "Slot"]
+
+DIMENSIONS = ("requests", "tokens", "input_tokens", "output_tokens")
+"""What is counted over a window; concurrency is not."""
 
 
 @dataclass(frozen=True)
@@ -49,11 +53,11 @@ class Slot:
     """What was reserved within one grain of time. It leaves the window ``span`` seconds after its *last*
     entry."""
 
-    __slots__ = ("first", "input_tokens", "last", "live", "output_tokens", "requests")
+    __slots__ = ("first", "input_tokens", "last", "live", "output_tokens", "requests", "tokens")
 
     def __init__(self, now: float) -> None:
         self.first = self.last = now
-        self.requests = self.input_tokens = self.output_tokens = 0
+        self.requests = self.tokens = self.input_tokens = self.output_tokens = 0
         self.live = True
 
 
@@ -64,17 +68,17 @@ class SlidingWindow:
     the window is at times up to a grain too long, never too short, and holds at most ``span / grain + 2``
     slots.
 
-    A cost greater than a whole limit fits when nothing of that kind is in the window: such a request is sent
-    alone, and the provider decides. (To refuse it would be to trust an estimate more than the provider.)
+    A cost greater than a whole limit counts as the limit: such a request is sent when nothing else is in the
+    window, and the provider decides. (To refuse it would be to trust an estimate more than the provider.)
     """
 
-    __slots__ = ("grain", "input_tokens", "output_tokens", "requests", "slots", "span")
+    __slots__ = ("grain", "input_tokens", "output_tokens", "requests", "slots", "span", "tokens")
 
     def __init__(self, span: float = 60.0, grain: float = 0.25) -> None:
         self.span = span
         self.grain = grain
         self.slots: deque[Slot] = deque()
-        self.requests = self.input_tokens = self.output_tokens = 0
+        self.requests = self.tokens = self.input_tokens = self.output_tokens = 0
 
     def forget(self, now: float) -> None:
         """Drop what is older than the span."""
@@ -83,12 +87,9 @@ class SlidingWindow:
             slot = slots.popleft()
             slot.live = False
             self.requests -= slot.requests
+            self.tokens -= slot.tokens
             self.input_tokens -= slot.input_tokens
             self.output_tokens -= slot.output_tokens
-
-    def fits(self, ceilings: Ceilings, cost: Cost) -> bool:
-        """Whether the cost may be added to what the window holds."""
-        return not _lacking(ceilings, cost, self.requests, self.input_tokens, self.output_tokens)
 
     def reserve(self, now: float, cost: Cost) -> Slot:
         """Add the cost; returns the slot, for corrections."""
@@ -103,38 +104,78 @@ class SlidingWindow:
     def correct(self, slot: Slot, requests: int, input_tokens: int, output_tokens: int) -> None:
         """Add those differences to a slot; nothing if it has left the window."""
         if slot.live:
+            tokens = input_tokens + output_tokens
             slot.requests += requests
+            slot.tokens += tokens
             slot.input_tokens += input_tokens
             slot.output_tokens += output_tokens
             self.requests += requests
+            self.tokens += tokens
             self.input_tokens += input_tokens
             self.output_tokens += output_tokens
 
-    def opens_at(self, ceilings: Ceilings, cost: Cost, now: float) -> tuple[float, str]:
-        """When the cost fits if nothing else comes, and what is lacking now; ``(now, "")`` where it fits."""
-        requests, inputs, outputs = self.requests, self.input_tokens, self.output_tokens
-        lacking = first = _lacking(ceilings, cost, requests, inputs, outputs)
+    def assume(self, dimension: str, amounts: Iterable[tuple[float, int]]) -> None:
+        """Count (when, how much) of one dimension that nobody has told of."""
+        for at, amount in amounts:
+            slot = Slot(at)
+            setattr(slot, dimension, amount)
+            setattr(self, dimension, getattr(self, dimension) + amount)
+            self.slots.append(slot)
+        self.slots = deque(sorted(self.slots, key=lambda slot: slot.last))
+
+    def expiring(self, dimension: str, before: float) -> int:
+        """How much of a dimension leaves the window until then."""
+        total = 0
+        for slot in self.slots:
+            if slot.last + self.span > before:
+                break
+            total += getattr(slot, dimension)
+        return total
+
+    def clear(self) -> None:
+        """Forget all; what is corrected later was somebody else's."""
+        for slot in self.slots:
+            slot.live = False
+        self.slots.clear()
+        self.requests = self.tokens = self.input_tokens = self.output_tokens = 0
+
+    def lacking(self, rights: Ceilings, limits: Ceilings, cost: Cost) -> str:
+        """The first dimension in which the rights leave no room for the cost, or ''."""
+        return _lacking(
+            rights, limits, cost, self.requests, self.tokens, self.input_tokens, self.output_tokens
+        )
+
+    def opens_at(self, rights: Ceilings, limits: Ceilings, cost: Cost, now: float) -> tuple[float, str]:
+        """When the cost fits if nothing else comes, and what is lacking now; ``(now, "")`` where it fits.
+
+        Infinity where it never does: the rights have to grow.
+        """
+        requests, tokens = self.requests, self.tokens
+        inputs, outputs = self.input_tokens, self.output_tokens
+        lacking = first = _lacking(rights, limits, cost, requests, tokens, inputs, outputs)
         at = now
         for slot in self.slots:
             if not lacking:
                 break
             requests -= slot.requests
+            tokens -= slot.tokens
             inputs -= slot.input_tokens
             outputs -= slot.output_tokens
             at = slot.last + self.span
-            lacking = _lacking(ceilings, cost, requests, inputs, outputs)
-        return at, first
+            lacking = _lacking(rights, limits, cost, requests, tokens, inputs, outputs)
+        return (math.inf if lacking else at), first
 
 
-def _lacking(ceilings: Ceilings, cost: Cost, requests: int, inputs: int, outputs: int) -> str:
-    """The first limit that leaves no room for the cost, or ''. An empty window has room for any cost."""
-    if requests and requests + cost.requests > ceilings.requests:
+def _lacking(
+    rights: Ceilings, limits: Ceilings, cost: Cost, requests: int, tokens: int, inputs: int, outputs: int
+) -> str:
+    if min(cost.requests, limits.requests) > rights.requests - requests:
         return "requests"
-    tokens = inputs + outputs
-    if tokens and tokens + cost.input_tokens + cost.output_tokens > ceilings.tokens:
+    asked_in, asked_out = cost.input_tokens, cost.output_tokens
+    if min(asked_in + asked_out, limits.tokens) > rights.tokens - tokens:
         return "tokens"
-    if inputs and inputs + cost.input_tokens > ceilings.input_tokens:
+    if min(asked_in, limits.input_tokens) > rights.input_tokens - inputs:
         return "input_tokens"
-    if outputs and outputs + cost.output_tokens > ceilings.output_tokens:
+    if min(asked_out, limits.output_tokens) > rights.output_tokens - outputs:
         return "output_tokens"
     return ""

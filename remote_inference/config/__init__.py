@@ -6,6 +6,7 @@ from .deployment import Deployment
 from .endpoints import infer_provider
 from .load import InferenceConfig, as_mapping, load_config, survey_config
 from .policies import BreakerPolicy, CapacityPolicy, Price, RateLimits, RetryPolicy, Timeouts
+from .redis import RedisSettings
 
 __all__ = [
     "BreakerPolicy",
@@ -14,6 +15,7 @@ __all__ = [
     "InferenceConfig",
     "Price",
     "RateLimits",
+    "RedisSettings",
     "RetryPolicy",
     "Timeouts",
     "as_mapping",

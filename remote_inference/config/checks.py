@@ -18,10 +18,6 @@ T = TypeVar("T")
 DAY = 86_400.0
 _DEEPEST = 32
 _NOT_HERE = {
-    (
-        "RateLimits",
-        "strict",
-    ): "this version counts limits within each process, and has no exact shared counter",
     ("Deployment", "budget"): "this version keeps no budgets; set one with the provider",
     ("CredentialRef", "adc"): (
         'this version does not fetch Google\'s credentials itself; write from_command = ["gcloud", "auth", '

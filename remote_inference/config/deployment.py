@@ -20,7 +20,7 @@ __all__ = ["Deployment"]
 
 # Compiled (and kept, by re) when they are first used.
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_RESERVED = ("reply.", "suspect.", "bus.", "dead-letter", "cancelled", "control.")
+_RESERVED = ("reply.", "suspect.", "bus.", "dead-letter", "cancelled", "control.", "gossip.", "probe.")
 _HEADER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # RFC 9110, 5.1: a token
 _OUR_HEADERS = frozenset(
     "accept accept-encoding connection content-encoding content-length content-type expect host te trailer "
@@ -43,7 +43,7 @@ class Deployment(Value):
             out: told by the model's name, or ``openai`` where an endpoint is given.
         endpoint: base URL; left out: the provider's own.
         api_key: where the key is; left out: ``OPENAI_API_KEY`` for OpenAI's own endpoint, no key for others.
-        max_concurrent: requests in flight here, in each process; None: no bound of its own.
+        max_concurrent: requests in flight here, over all workers; None: no bound of its own.
         queue_capacity: requests that wait in the queue.
         on_capacity_exhausted: what a submit does when the queue has no room: ``queue`` (wait), ``reject`` or
             ``fallback``.
@@ -51,7 +51,7 @@ class Deployment(Value):
         fallback: the deployments to go to instead, in this order.
         fallback_on_context_length: go there too with a prompt that is too long for this model.
         max_request_bytes: larger requests are refused (RabbitMQ takes 128 MiB in one message by default).
-        rate_limits: what the provider allows (`RateLimits`).
+        rate_limits: what the provider allows (`RateLimits`), or ``"auto"``: it is found out.
         retry: whether and when a failed attempt is made again (`RetryPolicy`).
         circuit_breaker: when the endpoint is left alone (`BreakerPolicy`).
         timeouts: how long a call may wait (`Timeouts`).
@@ -96,7 +96,7 @@ class Deployment(Value):
         _check_key(check)
         _check_target(check, named=_check_name(check))
         _check_admission(check)
-        limits = check.table("rate_limits", RateLimits)
+        limits = _check_limits(check)
         together = limits and self.rate_limits.concurrent_requests
         own = check.whole("max_concurrent", 1, 1_000_000, optional=True) and self.max_concurrent
         if own and together and own > together:
@@ -182,6 +182,15 @@ def _check_name(check: Checker) -> bool:
     if name == "control" or name.startswith(_RESERVED):
         return check.fault("name", "is taken by a queue of the library's own")
     return True
+
+
+def _check_limits(check: Checker) -> bool:
+    limits = check.get("rate_limits")
+    if isinstance(limits, str):
+        if limits != "auto":
+            return check.fault("rate_limits", f'must be a table or "auto"{did_you_mean(limits, ["auto"])}')
+        check.put("rate_limits", RateLimits(learn=True))
+    return check.table("rate_limits", RateLimits)
 
 
 def _check_target(check: Checker, *, named: bool) -> None:

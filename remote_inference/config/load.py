@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,30 +16,38 @@ from ..errors import ConfigurationError
 from ..value import Value
 from .checks import build, did_you_mean
 from .deployment import Deployment
+from .policies import RateLimits
+from .redis import RedisSettings
 
 __all__ = ["InferenceConfig", "as_mapping", "load_config", "survey_config"]
 
 _TABLES = "deployment"
+_REDIS = "redis"
+_WAYS_OF_COUNTING = ("burst", "strict", "learn")
+_NO_LIMITS = RateLimits()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class InferenceConfig(Value):
-    """All deployments, by name, in the order of the file.
+    """All deployments, by name, in the order of the file; and the Redis of the strict limits.
 
     Raises:
         ConfigurationError: what they say of each other does not hold together.
     """
 
     deployments: Mapping[str, Deployment] = field(hash=False)
+    redis: RedisSettings | None = None
 
     def __post_init__(self) -> None:
         faults = []
+        if self.redis is not None and not isinstance(self.redis, RedisSettings):
+            faults.append("redis: must be RedisSettings")
         for name, deployment in self.deployments.items():
             if not isinstance(deployment, Deployment) or deployment.name != name:
                 faults.append(f"deployments.{name}: must be a Deployment of that name")
         if not faults:
             drafts = [_Draft.of(index, d) for index, d in enumerate(self.deployments.values())]
-            faults = _faults_between(drafts)
+            faults = _faults_between(drafts, redis=self.redis is not None)
         if faults:
             raise ConfigurationError(faults)
         object.__setattr__(self, "deployments", dict(self.deployments))
@@ -58,10 +67,10 @@ def load_config(
     """
     if isinstance(source, InferenceConfig):
         return source
-    deployments, faults = survey_config(source)
+    deployments, redis, faults = _survey(source)
     if faults:
         raise ConfigurationError(faults)
-    return InferenceConfig(deployments={d.name: d for d in deployments if d is not None})
+    return InferenceConfig(deployments={d.name: d for d in deployments if d is not None}, redis=redis)
 
 
 def survey_config(
@@ -72,17 +81,26 @@ def survey_config(
     Returns:
         The deployments in their order, None for one with a fault of its own; and all faults.
     """
+    deployments, _, faults = _survey(source)
+    return deployments, faults
+
+
+def _survey(
+    source: str | os.PathLike[str] | Mapping[str, Any] | Sequence[Deployment],
+) -> tuple[list[Deployment | None], RedisSettings | None, list[str]]:
     if isinstance(source, (str, os.PathLike)):
         source, fault = _read(os.fspath(source))
         if fault:  # not raised below: a traceback must reach no frame that has held the file's text
-            return [], [fault]
+            return [], None, [fault]
     faults: list[str] = []
+    given = source.get(_REDIS) if isinstance(source, Mapping) else None
+    redis = None if given is None else build(RedisSettings, given, _REDIS, faults)
     drafts = []
     for index, table in enumerate(_listed(source, faults)):
         deployment = build(Deployment, table, f"{_TABLES}[{index}]", faults)
         drafts.append(_Draft.of(index, table if deployment is None else deployment))
-    faults += _faults_between(drafts) if drafts or not faults else []
-    return [draft.deployment for draft in drafts], faults
+    faults += _faults_between(drafts, redis=given is not None) if drafts or not faults else []
+    return [draft.deployment for draft in drafts], redis, faults
 
 
 def as_mapping(config: InferenceConfig) -> dict[str, Any]:
@@ -90,7 +108,8 @@ def as_mapping(config: InferenceConfig) -> dict[str, Any]:
 
     A literal key stays a `Secret`, which JSON refuses. What is None is left out: TOML has no word for it.
     """
-    return {_TABLES: [_plain(deployment) for deployment in config.deployments.values()]}
+    tables = {} if config.redis is None else {_REDIS: _plain(config.redis)}
+    return tables | {_TABLES: [_plain(deployment) for deployment in config.deployments.values()]}
 
 
 class _Draft(NamedTuple):
@@ -139,21 +158,20 @@ def _read(path: str) -> tuple[dict[str, Any], str]:
 def _hide_literals(tables: Mapping[str, Any]) -> None:
     """Put literal keys into a `Secret` before anything can raise with them in a local variable."""
     for table in tables.values() if isinstance(tables, Mapping) else ():
-        for entry in table if isinstance(table, list) else ():
-            if not isinstance(entry, dict):
-                continue
-            key = entry.get("api_key")
-            if isinstance(key, str):
-                entry["api_key"] = Secret(key)
-            elif isinstance(key, dict) and isinstance(key.get("literal"), str):
-                key["literal"] = Secret(key["literal"])
+        for entry in table if isinstance(table, list) else [table]:
+            for name in ("api_key", "url") if isinstance(entry, dict) else ():
+                key = entry.get(name)
+                if isinstance(key, str):
+                    entry[name] = Secret(key)
+                elif isinstance(key, dict) and isinstance(key.get("literal"), str):
+                    key["literal"] = Secret(key["literal"])
 
 
 def _listed(tables: Any, faults: list[str]) -> Sequence[Any]:
     if isinstance(tables, Mapping):
         for key in tables:
-            if key != _TABLES:
-                faults.append(f"{str(key)[:60]}: is not known{did_you_mean(key, [_TABLES])}")
+            if key not in (_TABLES, _REDIS):
+                faults.append(f"{str(key)[:60]}: is not known{did_you_mean(key, [_TABLES, _REDIS])}")
         tables = tables.get(_TABLES, [])
         if isinstance(tables, Mapping):
             faults.append(f"{_TABLES}: must be a list of tables; write [[{_TABLES}]], with two brackets")
@@ -164,7 +182,7 @@ def _listed(tables: Any, faults: list[str]) -> Sequence[Any]:
     return tables
 
 
-def _faults_between(drafts: Sequence[_Draft]) -> list[str]:
+def _faults_between(drafts: Sequence[_Draft], *, redis: bool) -> list[str]:
     if not drafts:
         return [f"{_TABLES}: is missing; at least one is needed"]
     faults: list[str] = []
@@ -180,6 +198,12 @@ def _faults_between(drafts: Sequence[_Draft]) -> list[str]:
             if isinstance(name, str) and name not in first:
                 where = f"{_TABLES}[{draft.position}].fallback[{place}]"
                 faults.append(f'{where}: no deployment is named "{name[:100]}"{did_you_mean(name, first)}')
+    if not redis:
+        faults += [
+            f"{_TABLES}[{draft.position}].rate_limits.strict: needs a Redis; add [{_REDIS}] with its url"
+            for draft in drafts
+            if draft.deployment is not None and draft.deployment.rate_limits.strict
+        ]
     return faults + _circles(first) + _limits_that_differ(drafts)
 
 
@@ -212,22 +236,27 @@ def _circles(drafts: Mapping[str, _Draft]) -> list[str]:
 
 
 def _limits_that_differ(drafts: Sequence[_Draft]) -> list[str]:
-    """A limit belongs to the account and the model: deployments that share them cannot have two of it."""
+    """A limit belongs to the account and the model: deployments that share them cannot have two of it.
+
+    Nor two ways of counting it. A deployment without limits goes by what the others say.
+    """
     faults = []
-    first: dict[tuple[str, str, str, str], tuple[_Draft, int]] = {}
+    first: dict[tuple[str, str, str, str], tuple[_Draft, Any]] = {}
     for draft in drafts:
         deployment = draft.deployment
         if deployment is None:
             continue
-        for limit in fields(deployment.rate_limits):
-            value = getattr(deployment.rate_limits, limit.name)
-            if value is None:
+        limits = deployment.rate_limits
+        for limit in fields(limits):
+            value = getattr(limits, limit.name)
+            if value is None or (limit.name in _WAYS_OF_COUNTING and limits == _NO_LIMITS):
                 continue
             key = (deployment.provider, deployment.account, deployment.model, limit.name)
             other, theirs = first.setdefault(key, (draft, value))
             if theirs != value:
+                where = f"{_TABLES}[{draft.position}].rate_limits.{limit.name}"
                 faults.append(
-                    f"{_TABLES}[{draft.position}].rate_limits.{limit.name}: is {value}, but {theirs} in "
+                    f"{where}: is {json.dumps(value)}, but {json.dumps(theirs)} in "
                     f"{_TABLES}[{other.position}], which has the same model and key"
                 )
     return faults

@@ -14,6 +14,13 @@ __all__ = ["BreakerPolicy", "CapacityPolicy", "Price", "RateLimits", "RetryPolic
 RETRY_KINDS = ("rate_limited", "server_error", "timeout", "network")
 JITTERS = ("none", "full", "equal")
 _MOST = 10**12
+_BY_THE_MINUTE = (
+    "requests_per_minute",
+    "tokens_per_minute",
+    "input_tokens_per_minute",
+    "output_tokens_per_minute",
+)
+_SHORTEST_BURST = 0.001  # seconds; far less than the way to the provider varies by
 
 
 class CapacityPolicy(str, Enum):
@@ -32,14 +39,20 @@ class CapacityPolicy(str, Enum):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class RateLimits(Value):
-    """What the provider allows the key in any 60 seconds; None: no limit. Counted in each process.
+    """What the provider allows the key in any 60 seconds, counted over all workers of the cluster.
+
+    None: no limit. ``rate_limits = "auto"`` in a deployment stands for ``{ learn = true }``.
 
     Attributes:
         requests_per_minute: requests.
         tokens_per_minute: prompt and answer together.
         input_tokens_per_minute: tokens of prompts, where the provider counts them apart.
         output_tokens_per_minute: tokens of answers, likewise.
-        concurrent_requests: in flight at a time, over all deployments that share the key, in each process.
+        concurrent_requests: in flight at a time, over all deployments that share the key.
+        burst: seconds' worth of the limits that may go at once after a quiet time; 60 is the whole minute.
+        strict: count exactly, in Redis, where the workers otherwise tell each other what they sent.
+        learn: find the limits out, from the provider's headers and its 429s. Limits that are named are then
+            the most that is ever used.
     """
 
     requests_per_minute: int | None = None
@@ -47,6 +60,9 @@ class RateLimits(Value):
     input_tokens_per_minute: int | None = None
     output_tokens_per_minute: int | None = None
     concurrent_requests: int | None = None
+    burst: float = 1.0
+    strict: bool = False
+    learn: bool = False
 
     def __post_init__(self) -> None:
         check = Checker(self)
@@ -60,7 +76,25 @@ class RateLimits(Value):
             ):
                 check.fault(name, f"is above tokens_per_minute ({together}), and can never be reached")
         check.whole("concurrent_requests", 1, 1_000_000, optional=True)
+        self._check_modes(check)
         check.done()
+
+    @property
+    def by_the_minute(self) -> bool:
+        """Whether there is, or may come to be, a limit of what is sent in a minute."""
+        return self.learn or any(getattr(self, name) is not None for name in _BY_THE_MINUTE)
+
+    def _check_modes(self, check: Checker) -> None:
+        learns = check.flag("learn") and self.learn
+        if check.flag("strict") and self.strict:
+            if learns:
+                check.fault(
+                    "strict", "needs limits that are given, and learn finds them out; leave out one of them"
+                )
+            elif not self.by_the_minute and self.concurrent_requests is None:
+                check.fault("strict", "is true, but there is no limit to be strict about")
+        if check.number("burst", _SHORTEST_BURST, 60.0) and self.burst != 1.0 and not self.by_the_minute:
+            check.fault("burst", "is given, but there is no limit by the minute that it could belong to")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

@@ -32,7 +32,7 @@ class RemoteEngine:
         self.breaker = part.breaker
         self.metrics = part.metrics
         self.gate = CredentialGate(part.deployment.name, part.session, part.clock, part.hooks)
-        self.limit_key = LimitKey(part.provider.name, part.deployment.account, part.deployment.model)
+        self.limit_key = LimitKey.of(part.deployment)
         part.limiter.configure(
             self.limit_key,
             part.deployment.rate_limits,

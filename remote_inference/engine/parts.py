@@ -10,7 +10,7 @@ from typing import Protocol
 
 from ..cancel import CancelToken
 from ..clock import Clock
-from ..cluster import RateLimiter
+from ..cluster import RateLimiter, TokenEstimates
 from ..config import Deployment
 from ..errors import RequestError
 from ..events import Hooks
@@ -61,7 +61,7 @@ class Session(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class EnginePart:
-    """What an engine works with. One a deployment and process; the limiter is shared by all of them."""
+    """What an engine works with. One a deployment and process; limiter and estimates are shared by all of them."""
 
     deployment: Deployment
     provider: Provider
@@ -72,3 +72,4 @@ class EnginePart:
     hooks: Hooks
     metrics: MetricsRecorder
     rng: random.Random
+    estimates: TokenEstimates = field(default_factory=TokenEstimates)

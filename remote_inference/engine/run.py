@@ -16,6 +16,7 @@ from ..errors import (
     InvalidResponse,
     LimitReached,
     NetworkError,
+    RateLimited,
     RebuildFailed,
     RequestError,
     Timeout,
@@ -24,6 +25,7 @@ from ..errors import (
 from ..events import AttemptFailed, AttemptStarted, RequestFinished, RetryScheduled
 from ..policy.breaker import Admission
 from ..policy.classify import traits
+from ..policy.quota import QuotaReport
 from ..policy.retry import decide
 from ..providers.base import ProviderCall
 from ..transport.session import SessionRebuildCause, SessionSnapshot
@@ -33,12 +35,16 @@ from .credential_gate import CredentialGate
 from .parts import EnginePart, Job
 from .sink import Sink
 
-__all__ = ["CREDENTIAL_UNAVAILABLE", "PATIENCE", "SHUTDOWN", "Run"]
+__all__ = ["CREDENTIAL_UNAVAILABLE", "PATIENCE", "PERMIT_PATIENCE", "SHUTDOWN", "Run"]
 
 logger = logging.getLogger(__name__)
 
 PATIENCE = 1.0
-"""Seconds for which a gate is waited for in the slot."""
+"""Seconds for which a circuit that is about to open is waited for in the slot."""
+
+PERMIT_PATIENCE = 0.25
+"""Seconds for which a permit is waited for in the slot. Whoever waits there keeps the slot from a more urgent request that
+arrives in the queue meanwhile."""
 
 CREDENTIAL_UNAVAILABLE = "credential_unavailable"
 """`LimitReached.code` while a credential's source gives none, and there is none from before."""
@@ -49,6 +55,7 @@ SHUTDOWN = "shutdown"
 UNAVAILABLE_RECHECK = 5.0
 """Seconds until the source is asked again."""
 
+_USUAL_ANSWER = 512  # tokens, where nothing bounds them
 _SHORTEST_WAIT = 0.005  # seconds: a gate that should be open already must not be a hot loop
 _NOTHING_SENT = frozenset({"refused", "dns", "unreachable", "tls"})  # codes of `NetworkError`
 
@@ -82,6 +89,8 @@ class Run:
         self._first_token: float | None = None
         self._usage: TokenUsage | None = None  # of all attempts
         self._prompt = request.estimated_prompt_tokens()
+        self._estimate = Cost(self._prompt, _USUAL_ANSWER)
+        self._quota: QuotaReport | None = None
 
     def to_the_end(self) -> Completion:
         while True:
@@ -93,6 +102,10 @@ class Run:
             except BaseException:
                 admission.neutral()
                 raise
+            if not admission.holds:  # the circuit has changed while the permit was waited for
+                admission.neutral()
+                permit.refund()
+                continue
             try:
                 return self._attempt(admission, permit)
             except RequestError as error:
@@ -135,13 +148,13 @@ class Run:
     def _deadline_left(self) -> float | None:
         return None if self._job.deadline is None else self._job.deadline - self._clock.time()
 
-    def _patience(self) -> float:
+    def _patience(self, most: float) -> float:
         left = self._deadline_left()
-        return PATIENCE if left is None else max(0.0, min(PATIENCE, left))
+        return most if left is None else max(0.0, min(most, left))
 
     def _admit(self) -> Admission:
         """The breaker's leave, after a short wait for it."""
-        end = self._clock.monotonic() + self._patience()
+        end = self._clock.monotonic() + self._patience(PATIENCE)
         while True:
             try:
                 return self._part.breaker.admit()
@@ -153,14 +166,16 @@ class Run:
             self._check()
 
     def _permit(self) -> Permit:
-        cost = Cost(self._prompt, self._request.sampling.max_tokens or 512)
+        most = self._request.sampling.max_tokens
+        self._estimate = Cost(self._prompt, most or _USUAL_ANSWER)
+        cost = self._part.estimates.cost(self._limit_key, self._estimate, most=most)
         try:
             return self._part.limiter.acquire(
                 self._limit_key,
                 self._part.deployment.name,
                 cost,
                 priority=self._job.priority,
-                patience=self._patience(),
+                patience=self._patience(PERMIT_PATIENCE),
                 token=self._job.token,
             )
         except RequestError as error:
@@ -172,6 +187,7 @@ class Run:
     def _attempt(self, admission: Admission, permit: Permit) -> Completion:
         answer = Answer(self._prompt)
         self._sent = False
+        self._quota = None
         try:
             with self._part.session.lease() as snapshot:
                 self._ask(snapshot, answer)
@@ -184,7 +200,9 @@ class Run:
         usage = answer.usage()
         self._used(usage)
         admission.success()
-        permit.settle(Cost(usage.prompt_tokens, usage.completion_tokens))
+        actual = Cost(usage.prompt_tokens, usage.completion_tokens)
+        permit.settle(actual)
+        self._part.estimates.learn(self._limit_key, self._estimate, actual)
         self._gate.open()
         return self._completion(answer, usage)
 
@@ -208,6 +226,7 @@ class Run:
             token=self._job.token,
             deadline=None if left is None else self._clock.monotonic() + left,
             stream=self._part.deployment.stream,
+            on_quota=self._heard,
         )
         self._sink.begin()
         self._sent = True
@@ -221,6 +240,10 @@ class Run:
         self._job.token.check()  # a body that was cut can end cleanly
         if answer.finish_reason is None:
             raise InvalidResponse("no_finish_reason")
+
+    def _heard(self, report: QuotaReport) -> None:
+        self._quota = report
+        self._part.limiter.observe(self._limit_key, report)
 
     def _what_happened(self, exc: BaseException) -> BaseException:
         """The real cause, where an error is only its consequence: a cut socket, a clamped time-out."""
@@ -299,6 +322,9 @@ class Run:
             deadline_left=self._deadline_left(),
             rng=self._part.rng,
         )
+        if isinstance(error, RateLimited) and not error.quota:
+            said = self._quota.quotas if self._quota is not None else ()
+            self._part.limiter.observe(self._limit_key, QuotaReport(said, refused=True))
         if decision.pause is not None:
             self._part.limiter.pause(self._limit_key, self._clock.time() + decision.pause)
         if not decision.retry:

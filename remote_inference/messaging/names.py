@@ -7,6 +7,7 @@ __all__ = [
     "CANCELLED_QUEUE",
     "CONTROL_QUEUE",
     "DEAD_LETTER_QUEUE",
+    "GOSSIP_EXCHANGE",
     "HEADER",
     "INFER_TASK",
     "REBUILD_TASK",
@@ -14,6 +15,7 @@ __all__ = [
     "deployment_of",
     "inference_queue",
     "is_inference_queue",
+    "probe_queue",
     "reply_queue",
     "suspect_queue",
 ]
@@ -26,12 +28,13 @@ CONTROL_QUEUE = PREFIX + "control"
 DEAD_LETTER_QUEUE = PREFIX + "dead-letter"
 CANCELLED_QUEUE = PREFIX + "cancelled"
 BUS_EXCHANGE = PREFIX + "bus"
+GOSSIP_EXCHANGE = PREFIX + "gossip"
 
 HEADER = "inference"
 """The one message header of ours: a mapping, see `remote_inference.messaging.wire`."""
 
 _NOT_DEPLOYMENTS = (PREFIX, CONTROL_QUEUE, DEAD_LETTER_QUEUE, CANCELLED_QUEUE)
-_OURS = tuple(PREFIX + part for part in ("reply.", "suspect.", "bus.", "cancelled."))
+_OURS = tuple(PREFIX + part for part in ("reply.", "suspect.", "bus.", "cancelled.", "gossip.", "probe."))
 
 
 def inference_queue(deployment: str) -> str:
@@ -62,3 +65,8 @@ def chunk_queue(client: str) -> str:
 def suspect_queue(request_id: str) -> str:
     """Remembers how often workers died under a request."""
     return f"{PREFIX}suspect.{request_id}"
+
+
+def probe_queue(circuit: str, number: int) -> str:
+    """Is held by whoever has that probe's slot of a circuit."""
+    return f"{PREFIX}probe.{circuit}.{number}"

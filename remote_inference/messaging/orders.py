@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 from amqp.exceptions import AccessRefused, ResourceLocked
@@ -24,7 +25,9 @@ __all__ = ["bus_queue", "cancelled_ids", "send_cancel", "send_order"]
 
 
 def send_order(publisher: Publisher, order: Order) -> None:
-    """Tell all workers that run."""
+    """Tell all workers that run. An order without a token is given one."""
+    if not order.token:
+        order = replace(order, token=os.urandom(8).hex())
     publisher.publish(
         Delivery("", order.encode(), {"delivery_mode": 1}, exchange=BUS_EXCHANGE, on_done=_ignore)
     )

@@ -217,8 +217,8 @@ class Order(Value):
     """What goes to every worker over the bus.
 
     ``kind``: ``cancel`` (``subject``: the request's id), ``rebuild``, ``open_circuit`` (for ``seconds``),
-    ``close_circuit`` (``subject``: the deployment) or ``status``. ``reply_to`` and ``token``: where an answer is
-    wanted.
+    ``close_circuit`` (``subject``: the deployment) or ``status``. ``reply_to``: where an answer is wanted. ``token``:
+    the answer's, and what one order is known by, whomever one hears it from.
     """
 
     kind: str
@@ -239,7 +239,9 @@ class Order(Value):
         if self.seconds:
             wire["seconds"] = self.seconds
         if self.reply_to:
-            wire.update(reply=self.reply_to, token=self.token)
+            wire["reply"] = self.reply_to
+        if self.token:
+            wire["token"] = self.token
         return dumps(wire)
 
     @classmethod

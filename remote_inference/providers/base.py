@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
 from ..cancel import CancelToken
 from ..config import Deployment
+from ..policy.quota import QuotaReport
 from ..transport.session import SessionSnapshot
 from ..types import InferenceRequest, TokenChunk
 
@@ -25,6 +26,8 @@ class ProviderCall:
         token: stops the call, wherever it waits.
         deadline: on the clock's `monotonic`; None: none.
         stream: ask the provider to stream.
+        on_quota: told, once an answer and before its first chunk or its error, what its headers say of limits; not
+            called where they say nothing.
     """
 
     request: InferenceRequest = field(repr=False)
@@ -33,6 +36,7 @@ class ProviderCall:
     token: CancelToken
     deadline: float | None = None
     stream: bool = True
+    on_quota: Callable[[QuotaReport], None] | None = None
 
 
 class Provider(Protocol):

@@ -9,6 +9,7 @@ from typing import ClassVar
 from ..clock import Clock
 from ..config import Deployment
 from ..errors import ConfigurationError, InvalidResponse, NetworkError, RequestError, Timeout
+from ..policy.quota import parse_quota
 from ..transport.http import HttpResponse
 from ..transport.sse import SseLimitExceeded, decode_sse_stream
 from ..types import TokenChunk
@@ -81,6 +82,10 @@ class OpenAIProvider:
             repeatable=deployment.idempotent and call.request.idempotent,
         )
         with response:
+            if call.on_quota is not None:
+                report = parse_quota(response.headers, self._clock.time())
+                if report is not None:
+                    call.on_quota(report)
             if response.status != 200:
                 raise error_of_answer(
                     response.status,

@@ -41,7 +41,20 @@ class ProviderProcess:
     @property
     def stats(self) -> dict[str, Any]:
         """Its counters."""
-        url = self.url.removesuffix("/v1") + "/_control/stats"
+        stats: dict[str, Any] = self._control("stats")
+        return stats
+
+    def arrivals(self) -> dict[str, list[Any]]:
+        """The columns of its `Arrivals` (with `--arrivals`)."""
+        columns: dict[str, list[Any]] = self._control("arrivals")
+        return columns
+
+    def refuse_next(self, retry_after: float) -> None:
+        """Have it answer the next request with 429 and that `Retry-After`."""
+        self._control("refuse", {"retry_after": retry_after})
+
+    def _control(self, command: str, body: Any = None) -> Any:
+        url = f"{self.url.removesuffix('/v1')}/_control/{command}"
         context = None
         if url.startswith("https:"):  # our own child on loopback, asked for numbers: nothing to verify
             context = ssl.create_default_context()
@@ -50,9 +63,9 @@ class ProviderProcess:
         opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         )
-        with opener.open(url, timeout=10) as response:
-            stats: dict[str, Any] = json.load(response)
-        return stats
+        data = None if body is None else json.dumps(body).encode()
+        with opener.open(url, data, timeout=10) as response:
+            return json.load(response)
 
     def start(self) -> ProviderProcess:
         """Start it and wait for its URL.

@@ -24,6 +24,8 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, TypeVar
 
+from remote_inference.testing.arrivals import Arrivals, directions
+from remote_inference.testing.arrivals import directed as _directed
 from remote_inference.testing.behaviours import (
     Answer,
     Prompt,
@@ -41,7 +43,7 @@ __all__ = ["ProviderServer", "main"]
 
 T = TypeVar("T")
 
-_STATS = "/_control/stats"
+_CONTROL = "/_control/"
 
 
 class ProviderServer:
@@ -61,6 +63,8 @@ class ProviderServer:
         models: What `/v1/models` lists. A request may name any model.
         chars_per_token: Input tokens are counted as characters of the messages divided by this.
         record: Keep every request; off for benchmarks, where only the counters count.
+        directed: The first words of a request's text say what it costs; see `remote_inference.testing.arrivals`.
+        arrivals: Told of each request, and of what it is charged.
         host: Loopback, unless you know better.
         port: 0: any free one.
         certfile: A PEM file with the certificate, for HTTPS.
@@ -80,6 +84,8 @@ class ProviderServer:
         models: Sequence[str] = ("gpt-4o", "gpt-4o-mini"),
         chars_per_token: float = 4.0,
         record: bool = True,
+        directed: bool = False,
+        arrivals: Arrivals | None = None,
         host: str = "127.0.0.1",
         port: int = 0,
         certfile: str | None = None,
@@ -87,7 +93,9 @@ class ProviderServer:
     ) -> None:
         delay = 1.0 / rate if rate else 0.0
         plain = Reply(tokens=tokens, token_delay=delay, burst=burst, first_byte_delay=first_byte_delay)
-        self._script = Script(plain if default is None else default)
+        if default is None:
+            default = _directed(plain) if directed else plain
+        self._script = Script(default)
         self.keys: Collection[str] | None = keys
         self.limit = limit
         self.models = tuple(models)
@@ -99,6 +107,8 @@ class ProviderServer:
         self.max_lateness = 0.0
         self._chars_per_token = chars_per_token
         self._record = record
+        self._directed = directed
+        self.arrivals = arrivals
         self._address = (host, port)
         self._tls: ssl.SSLContext | None = None
         if certfile is not None:
@@ -287,8 +297,8 @@ class ProviderServer:
     def respond(self, request: ReceivedRequest) -> Answer:
         """Choose the answer to a request."""
         path = request.path.partition("?")[0]
-        if path == _STATS:
-            return Status(200, self.stats).answer(_NO_PROMPT)
+        if path.startswith(_CONTROL):
+            return self._control(path.removeprefix(_CONTROL), request.body)
         with self._changed:
             self.in_flight += 1
             self.max_in_flight = max(self.max_in_flight, self.in_flight)
@@ -321,8 +331,20 @@ class ProviderServer:
             model=request.model,
             stream=bool(request.body.get("stream")),
             include_usage=bool(options.get("include_usage")),
-            prompt_tokens=max(1, round(len(prompt_text(request.body)) / self._chars_per_token)),
+            prompt_tokens=self._input_tokens(request),
         )
+        answer = self._charged(request, prompt)
+        if self.arrivals is not None:
+            self.arrivals.came(request, prompt.prompt_tokens, answer.status)
+        return answer
+
+    def _input_tokens(self, request: ReceivedRequest) -> int:
+        directed = directions(request).get("input") if self._directed else None
+        if directed is not None:
+            return int(directed)
+        return max(1, round(len(prompt_text(request.body)) / self._chars_per_token))
+
+    def _charged(self, request: ReceivedRequest, prompt: Prompt) -> Answer:
         if self.limit is not None:
             key = (request.key, request.model)
             admitted = self.limit.admit(key, prompt.prompt_tokens)
@@ -334,15 +356,30 @@ class ProviderServer:
             return replace(answer, headers={**headers, **answer.headers})
         return self._script.next(request).answer(prompt)
 
+    def _control(self, command: str, body: Any) -> Answer:
+        """What a benchmark asks of the server in its own process."""
+        answer: Any = {}
+        if command == "stats":
+            answer = self.stats
+        elif command == "arrivals":
+            answer = self.arrivals.to_json() if self.arrivals is not None else {}
+        elif command == "refuse":
+            self.script(rate_limited(body["retry_after"]))
+        else:
+            return Status(404).answer(_NO_PROMPT)
+        return Status(200, answer).answer(_NO_PROMPT)
+
     def sent(self, request: ReceivedRequest, tokens: int) -> None:
         """Count tokens, against the limit too."""
         self.tokens_sent += tokens
+        if self.arrivals is not None:
+            self.arrivals.streamed(time.monotonic(), tokens)
         if self.limit is not None:
             self.limit.spend((request.key, request.model), tokens)
 
     def ended(self, request: ReceivedRequest) -> None:
         """Count a request out."""
-        if request.path.startswith(_STATS):
+        if request.path.startswith(_CONTROL):
             return
         with self._changed:
             self.in_flight -= 1
@@ -394,6 +431,8 @@ def main(argv: Iterable[str] | None = None) -> int:
     parser.add_argument("--requests-per-minute", type=int)
     parser.add_argument("--tokens-per-minute", type=int)
     parser.add_argument("--chars-per-token", type=float, default=4.0)
+    parser.add_argument("--directed", action="store_true", help="requests say what they cost")
+    parser.add_argument("--arrivals", action="store_true", help="keep when which request came")
     parser.add_argument("--certfile")
     parser.add_argument("--keyfile")
     parser.add_argument("--until-eof", action="store_true", help="stop when standard input ends")
@@ -412,6 +451,8 @@ def main(argv: Iterable[str] | None = None) -> int:
         limit=limit,
         chars_per_token=options.chars_per_token,
         record=False,
+        directed=options.directed,
+        arrivals=Arrivals() if options.arrivals else None,
         host=options.host,
         port=options.port,
         certfile=options.certfile,

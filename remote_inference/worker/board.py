@@ -19,9 +19,12 @@ __all__ = ["Board"]
 STRIPES = 128
 """Processes that count at the same time; more than these share."""
 
+_LARGEST = 2**63 - 1
+
 
 class Board:
-    """Numbers of 64 bits: the connection's generation, a fence a deployment, and counts a process and deployment.
+    """Numbers of 64 bits: the connection's generation, a fence a deployment; a process and deployment its counts and
+    its circuit; a process the last order that it has carried out.
 
     Made in a worker's main process before its pool; children inherit it. Each number has one writer, except where
     more than `STRIPES` processes run.
@@ -33,7 +36,9 @@ class Board:
         self._fences_at = 1
         self._counts_at = 1 + count
         self._stride = count * CELLS
-        size = 8 * (self._counts_at + STRIPES * self._stride)
+        self._circuits_at = self._counts_at + STRIPES * self._stride
+        self._obeyed_at = self._circuits_at + STRIPES * count
+        size = 8 * (self._obeyed_at + STRIPES)
         self._memory = mmap.mmap(-1, size)
         self._cells = memoryview(self._memory).cast("q")
         self.main_pid = os.getpid()
@@ -68,9 +73,33 @@ class Board:
         return cells  # type: ignore[no-any-return]
 
     def clear_in_flight(self, stripe: int) -> None:
-        """A new process takes the stripe of one that may have died with requests in flight: they failed there."""
+        """A new process takes the stripe of one that may have died with requests in flight: they failed there.
+
+        What that one knew of circuits is of no more interest.
+        """
         for name in self._deployments:
             MetricsRecorder(self.counts(name, stripe)).fail_in_flight()
+            self.show_circuit(name, stripe, 0.0)
+
+    def show_circuit(self, deployment: str, stripe: int, until: float) -> None:
+        """A process knows the deployment's circuit to be open until then (seconds since the epoch), 0.0: closed."""
+        at = self._circuits_at + (stripe % STRIPES) * len(self._deployments) + self._deployments[deployment]
+        self._cells[at] = min(int(until * 1000), _LARGEST)
+
+    def circuit(self, deployment: str, now: float) -> str:
+        """``open`` or ``half_open`` where it is in one of the processes, else ``closed``."""
+        count = len(self._deployments)
+        first = self._circuits_at + self._deployments[deployment]
+        latest = max(self._cells[first : first + STRIPES * count : count])
+        return "closed" if not latest else "open" if latest > now * 1000 else "half_open"
+
+    def obey(self, stripe: int, order: int) -> None:
+        """A process has carried out what the main process ordered."""
+        self._cells[self._obeyed_at + stripe % STRIPES] = order
+
+    def obeyed(self, order: int) -> int:
+        """How many processes have carried out that order, or one that came after it."""
+        return sum(done >= order for done in self._cells[self._obeyed_at : self._obeyed_at + STRIPES])
 
     def metrics(self) -> Mapping[str, EngineMetrics]:
         """The sums over all processes."""

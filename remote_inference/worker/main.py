@@ -33,6 +33,15 @@ logger = logging.getLogger(__name__)
 
 CANCELLED_MEMORY = 50_000
 
+CIRCUIT_LOOK = 1.0
+"""Seconds between two looks whether a circuit that shut a gate was closed meanwhile, by whomever."""
+
+OBEY_TIMEOUT = 0.5
+"""Seconds for the pool's processes to carry out an order; it is answered then all the same, for who asked does not wait
+for long."""
+
+_OBEY_LOOK = 0.02
+
 
 class MainOwner(Protocol):
     """What the main process needs of the `Inference` object."""
@@ -66,6 +75,8 @@ class WorkerMain:
         self.consumer: Any = None
         self.hostname = ""
         self.prefork = False
+        self._orders = 0
+        self._watch: Any = None
 
     def attach(self, consumer: Any, prefork: bool) -> None:
         """A consumer was made (once a worker)."""
@@ -73,6 +84,10 @@ class WorkerMain:
         self.hostname = consumer.hostname
         self.prefork = prefork
         self.gate = Gate(consumer, self._inference.hooks)
+
+    def join(self) -> None:
+        """Where the pool runs in this process: hear the others before the first request."""
+        self._inference.runtime.jobs  # noqa: B018  # made now
 
     # -- orders
 
@@ -86,11 +101,10 @@ class WorkerMain:
         if order.kind == "cancel":
             self.cancel(order.subject, order.reason or "caller")
         elif order.kind == "rebuild":
-            self._answer(order, self.rebuild(order.subject))
-        elif order.kind == "open_circuit":
-            self._answer(order, self.force_circuit(order.subject, order.seconds))
-        elif order.kind == "close_circuit":
-            self._answer(order, self.force_circuit(order.subject, None))
+            self._answer(order, self.rebuild(order.subject, order.token))
+        elif order.kind in ("open_circuit", "close_circuit"):
+            done, told = self._force(order.subject, order.seconds if order.kind == "open_circuit" else None)
+            self._answer_when_obeyed(order, done, self._orders, told, time.monotonic() + OBEY_TIMEOUT)
         elif order.kind == "status":
             self._answer(order, self.status())
 
@@ -153,11 +167,18 @@ class WorkerMain:
             if count:
                 logger.warning("%d running requests cancelled: the broker delivers them again", count)
 
-    def rebuild(self, deployment: str) -> dict[str, Any]:
-        """From now on no process of this worker begins a request on the old session."""
+    def rebuild(self, deployment: str, token: str = "") -> dict[str, Any]:
+        """From now on no process of this worker begins a request on the old session.
+
+        ``token`` is that of an order to all workers: those whom it did not reach learn of it from this one's processes.
+        """
         if deployment not in self._inference.config.deployments:
             return {"error": f"no deployment {deployment!r} here"}
         fence = self.board.raise_fence(deployment)
+        if token and self.prefork:
+            self.relay.send_all({"kind": "rebuild", "deployment": deployment, "token": token})
+        elif token:
+            self._inference.runtime.rebuild_ordered(deployment, token)
         if self.gate is not None:
             self.gate.open(inference_queue(deployment))
         return {"ok": f"session of {deployment} rebuilt", "rebuilds": fence}
@@ -170,22 +191,26 @@ class WorkerMain:
             self._inference.runtime.drain()
 
     def force_circuit(self, deployment: str, seconds: float | None) -> dict[str, Any]:
-        """Open the circuit of a deployment's endpoint for so many seconds, or close it (None).
+        """Open the circuit of a deployment's endpoint for so many seconds, or close it (None)."""
+        return self._force(deployment, seconds)[0]
 
-        A prefork child that is started later begins with a closed one.
-        """
+    def _force(self, deployment: str, seconds: float | None) -> tuple[dict[str, Any], int]:
+        """The answer, and how many processes of the pool were told."""
         if deployment not in self._inference.config.deployments:
-            return {"error": f"no deployment {deployment!r} here"}
+            return {"error": f"no deployment {deployment!r} here"}, 0
         if seconds is not None and not 0 < seconds < float("inf"):
-            return {"error": "the duration must be a positive number of seconds"}
+            return {"error": "the duration must be a positive number of seconds"}, 0
+        self._orders += 1
+        told = 1
         if self.prefork:
-            self.relay.send_all({"kind": "force_circuit", "deployment": deployment, "seconds": seconds})
+            order = {"kind": "force_circuit", "deployment": deployment, "seconds": seconds}
+            told = self.relay.send_all({**order, "number": self._orders})
         else:
             self._inference.runtime.force_circuit(deployment, seconds)
         if seconds is None and self.gate is not None:
             self.gate.open(inference_queue(deployment))
         done = "closed" if seconds is None else f"open for {seconds:g} s"
-        return {"ok": f"circuit of {deployment} {done}"}
+        return {"ok": f"circuit of {deployment} {done}"}, told
 
     def status(self) -> dict[str, Any]:
         """What this worker knows: counts of all its processes, gates, circuits."""
@@ -196,8 +221,48 @@ class WorkerMain:
                 for name, metrics in self.board.metrics().items()
             },
             "gates": self.gate.status() if self.gate is not None else {},
-            "engines": {} if self.prefork else self._inference.runtime.status(),
+            "engines": self._circuits() if self.prefork else self._inference.runtime.status(),
         }
+
+    def _circuits(self) -> dict[str, dict[str, str]]:
+        """As the pool's processes show them."""
+        now = time.time()
+        return {
+            name: {"circuit": self.board.circuit(name, now)} for name in self._inference.config.deployments
+        }
+
+    def watch_circuits(self) -> None:
+        """A circuit may be closed elsewhere, before its time: then the gate that it shut opens (anew a connection)."""
+        if self._watch is not None:
+            self._watch.cancel()
+        self._watch = self.consumer.timer.call_repeatedly(CIRCUIT_LOOK, self.look_at_circuits)
+
+    def look_at_circuits(self) -> None:
+        """Open the gates that were shut for circuits which are closed now."""
+        if not self.gate.any_closed:
+            return
+        now = time.time()
+        for deployment, gate in self.gate.status().items():
+            known = deployment in self._inference.config.deployments
+            if (
+                known
+                and gate["reason"].startswith("CircuitOpen")
+                and self.board.circuit(deployment, now) == "closed"
+            ):
+                self.gate.open(inference_queue(deployment))
+
+    def _answer_when_obeyed(
+        self, order: Order, done: dict[str, Any], number: int, told: int, until: float
+    ) -> None:
+        """The pool's processes are told by datagram, and show on the board that they have done it."""
+        if "ok" in done:
+            obeyed = min(self.board.obeyed(number), told) if self.prefork else told
+            if obeyed < told and time.monotonic() < until:
+                again = (order, done, number, told, until)
+                self.consumer.timer.call_after(_OBEY_LOOK, self._answer_when_obeyed, again)
+                return
+            done = {**done, "processes": obeyed, **({"missing": told - obeyed} if obeyed < told else {})}
+        self._answer(order, done)
 
     def _answer(self, order: Order, value: dict[str, Any]) -> None:
         if order.reply_to:

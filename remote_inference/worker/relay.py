@@ -58,18 +58,22 @@ class Relay:
         except OSError:
             return False
 
-    def send_all(self, order: dict[str, Any]) -> None:
-        """Tell all children."""
+    def send_all(self, order: dict[str, Any]) -> int:
+        """Tell all children; how many could be told."""
         try:
             names = os.listdir(self._directory)
         except FileNotFoundError:  # closed: the worker ends
-            return
+            return 0
+        told = 0
         for name in names:
-            if not self.send(int(name), order):
+            if self.send(int(name), order):
+                told += 1
+            else:
                 try:
                     os.unlink(os.path.join(self._directory, name))  # of a child that is no more
                 except OSError:
                     pass
+        return told
 
     def close(self) -> None:
         """Remove the directory (main process only)."""

@@ -10,7 +10,6 @@ from typing import Any, Protocol
 
 from ..cancel import CancelToken
 from ..clock import Clock
-from ..cluster import LocalRateLimiter
 from ..config import CapacityPolicy, Deployment, InferenceConfig
 from ..credentials import provider_for
 from ..engine import (
@@ -35,20 +34,22 @@ from ..errors import (
     UndecodableMessage,
     WorkerLost,
 )
-from ..events import CircuitChanged, Hooks
+from ..events import Hooks
 from ..messaging.delivery import Delivery, DeliveryState
 from ..messaging.names import DEAD_LETTER_QUEUE, HEADER
 from ..messaging.publisher import Publisher
 from ..messaging.streams import ChunkStream, publish_outcome
 from ..messaging.wire import Envelope, Outcome, dumps, reply_to_of
-from ..policy.breaker import CircuitBreaker
 from ..policy.routing import next_deployment
 from ..providers import provider_named
 from ..transport.session import RemoteSession, http_client_for
 from ..types import Completion, InferenceRequest, Priority
 from .board import Board
+from .circuits import Circuits
 from .fence import FencedSession
+from .generations import Generations
 from .jobs import Jobs
+from .membership import Membership
 from .orders import HandBack, RequestCancelled
 from .suspicion import MAX_DEATHS, Suspicion
 
@@ -93,10 +94,16 @@ class WorkerRuntime:
         board: shared with the worker's other processes; None outside a worker.
         stripe: which of the board's counts are this process's.
         slots: how many requests this process runs at most (for its connection pools).
+        member: this process among the others of the cluster; left out: it is by itself.
     """
 
     def __init__(
-        self, parts: RuntimeParts, board: Board | None = None, stripe: int = 0, slots: int = 32
+        self,
+        parts: RuntimeParts,
+        board: Board | None = None,
+        stripe: int = 0,
+        slots: int = 32,
+        member: Membership | None = None,
     ) -> None:
         self.pid = os.getpid()
         self._parts = parts
@@ -104,13 +111,23 @@ class WorkerRuntime:
         self._board = board
         self._stripe = stripe
         self._slots = slots
-        self._limiter = LocalRateLimiter(parts.clock)
-        self._breakers: dict[tuple[str, str], CircuitBreaker] = {}
+        self._member = member or Membership(parts, slots=slots)
+        replica = self._member.shared
+        self._generations = (
+            None if replica is None else Generations(replica, parts.clock, parts.config.deployments)
+        )
+        self._circuits = Circuits(parts, replica=replica, rng=random.Random(), show=self._show_circuit)
         self._engines: dict[str, RemoteEngine] = {}
         self._fences: dict[str, int] = {}
         self._rng = random.Random()
         self._suspicion = Suspicion(parts)
         self.jobs = Jobs(parts.clock)
+
+    def join(self, deployments: Sequence[str]) -> None:
+        """Become one of those that share the limits, of these deployments from the start."""
+        known = self._parts.config.deployments
+        self._member.serve([known[name] for name in deployments if name in known])
+        self._member.start()
 
     # -- a request
 
@@ -331,6 +348,8 @@ class WorkerRuntime:
 
     def _make_engine(self, deployment: Deployment) -> RemoteEngine:
         parts = self._parts
+        self._circuits.wait_until_heard()
+        self._member.serve([deployment])
         provider = provider_named(deployment.provider, clock=parts.clock)
         provider.check(deployment)
         session = RemoteSession(
@@ -341,36 +360,20 @@ class WorkerRuntime:
             hooks=parts.hooks,
         )
         cells: Any = self._board.counts(deployment.name, self._stripe) if self._board else [0] * CELLS
-        board = self._board
-        fence: Callable[[], int] = (lambda: board.fence(deployment.name)) if board else (lambda: 0)
         return RemoteEngine(
             EnginePart(
                 deployment=deployment,
                 provider=provider,
-                session=FencedSession(session, fence),
-                limiter=self._limiter,
-                breaker=self._breaker(deployment),
+                session=FencedSession(session, lambda: self._fence(deployment.name)),
+                limiter=self._member.limiter,
+                estimates=self._member.estimates,
+                breaker=self._circuits.breaker(deployment),
                 clock=parts.clock,
                 hooks=parts.hooks,
                 metrics=MetricsRecorder(cells),
                 rng=self._rng,
             )
         )
-
-    def _breaker(self, deployment: Deployment) -> CircuitBreaker:
-        endpoint = deployment.endpoint or ""
-        key = (deployment.provider, endpoint)
-
-        def changed(old: str, new: str) -> None:
-            self._parts.hooks(CircuitChanged(deployment=deployment.name, endpoint=endpoint, old=old, new=new))
-
-        breaker = self._breakers.get(key)
-        if breaker is None:
-            made = CircuitBreaker(
-                deployment.circuit_breaker, endpoint=endpoint, clock=self._clock, on_change=changed
-            )
-            breaker = self._breakers.setdefault(key, made)
-        return breaker
 
     # -- orders
 
@@ -384,6 +387,10 @@ class WorkerRuntime:
             self.drain()
         elif order.get("kind") == "force_circuit":
             self.force_circuit(str(order["deployment"]), order["seconds"])
+            if self._board is not None:
+                self._board.obey(self._stripe, int(order["number"]))
+        elif order.get("kind") == "rebuild":
+            self.rebuild_ordered(str(order["deployment"]), str(order["token"]))
 
     def drain(self) -> None:
         """The worker is shutting down: requests that wait for another attempt go back into their queues."""
@@ -391,11 +398,12 @@ class WorkerRuntime:
 
     def force_circuit(self, deployment: str, seconds: float | None) -> None:
         """Open the circuit of the deployment's endpoint for so many seconds, or close it (None)."""
-        breaker = self.engine(deployment).breaker
-        if seconds is None:
-            breaker.force_close()
-        else:
-            breaker.force_open(seconds)
+        self._circuits.force(self._deployment(deployment), seconds)
+
+    def rebuild_ordered(self, deployment: str, token: str) -> None:
+        """The bus has brought an order for which the worker's fence was raised: those that missed it are to know."""
+        if self._generations is not None:
+            self._generations.ordered(deployment, token)
 
     def connection_lost(self, generation: int) -> int:
         """The worker's connection was lost: cancel what cannot be acknowledged any more; how many that were.
@@ -412,20 +420,34 @@ class WorkerRuntime:
         Looked up before each request, because no message is sure to reach a prefork child before its next one does.
         """
         name = engine.deployment.name
-        fence = self._board.fence(name) if self._board is not None else 0
+        fence = self._fence(name)
         if self._fences.get(name, 0) != fence:
             engine.open_gate()
             self._fences[name] = fence
 
+    def _fence(self, deployment: str) -> int:
+        """Another number than before: a new session was asked for, over the bus or in what the replicas tell."""
+        ordered = self._board.fence(deployment) if self._board is not None else 0
+        missed = self._generations.fence(deployment) if self._generations is not None else 0
+        return ordered + missed
+
+    def _show_circuit(self, deployment: str, until: float) -> None:
+        if self._board is not None:
+            self._board.show_circuit(deployment, self._stripe, until)
+
     def status(self) -> dict[str, Any]:
-        """What this process knows of its engines."""
-        return {
-            name: {"circuit": engine.breaker.state, "opens_at": engine.opens_at()}
-            for name, engine in list(self._engines.items())
+        """What this process knows of its deployments."""
+        found: dict[str, Any] = {
+            name: {"circuit": self._circuits.breaker(deployment).state}
+            for name, deployment in self._parts.config.deployments.items()
         }
+        for name, engine in list(self._engines.items()):
+            found[name]["opens_at"] = engine.opens_at()
+        return found
 
     def close(self) -> None:
-        """Close the sessions."""
+        """Say good-bye to the others, and close the sessions."""
+        self._member.close()
         for engine in self._engines.values():
             engine.session.close()
 

@@ -63,6 +63,7 @@ class ProcessStep(bootsteps.StartStopStep):
                 stripe = _child_index()
                 main.board.clear_in_flight(stripe)
                 inference.become_child(main.board, stripe)
+                inference.runtime.jobs  # noqa: B018  # joins the others, and has heard them before its first request
                 main.relay.listen(lambda order: inference.runtime.on_relayed(order))
 
         self._in_child = in_child
@@ -220,6 +221,9 @@ class BusStep(bootsteps.StartStopStep):
         """Begin to listen, then read what was cancelled before."""
         self.main.board.next_connection()
         self.main.gate.reconnected()
+        self.main.watch_circuits()
+        if not self.main.prefork:
+            self.main.join()
         self._channel = consumer.connection.channel()
         queue = bus_queue(self._channel)
         self._channel.basic_consume(

@@ -30,6 +30,7 @@ class Shop:
         provider: what the workers ask.
         broker_url: where workers and callers meet, unless told otherwise.
         options: of the deployment, besides name, model, provider and endpoint.
+        tables: of the configuration, besides the deployment.
         celery: settings of the workers' app.
         poison, poison_after: the files of ids under which a worker dies, see `apps.shop`.
     """
@@ -39,6 +40,7 @@ class Shop:
     broker_url: str
     directory: Path
     options: dict[str, Any] = field(default_factory=dict)
+    tables: dict[str, Any] = field(default_factory=dict)
     celery: dict[str, Any] = field(default_factory=dict)
     callers: list[Inference] = field(default_factory=list)
 
@@ -56,7 +58,7 @@ class Shop:
             "provider": "openai",
             "endpoint": self.provider.url,
         }
-        return {"deployment": [deployment | self.options]}
+        return {"deployment": [deployment | self.options]} | self.tables
 
     @property
     def environment(self) -> dict[str, str]:

@@ -6,16 +6,20 @@ import json
 import math
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from redis_database import flush
+from strict_holder import VirtualStore
 
 from remote_inference.cancel import CancelToken
 from remote_inference.clock import Clock, SystemClock
-from remote_inference.cluster import Cost, LimitKey, LocalRateLimiter, Permit, RateLimiter
+from remote_inference.cluster import Cost, GossipRateLimiter, LimitKey, Permit, RateLimiter
+from remote_inference.cluster.strict import StrictRateLimiter
 from remote_inference.config import RateLimits
 from remote_inference.errors import Cancelled, ConfigurationError, LimitReached
 from remote_inference.testing.clock import VirtualClock
@@ -27,17 +31,38 @@ SMALL = Cost(1, 1)
 Factory = Callable[[Clock], RateLimiter]
 
 
-def local(clock: Clock) -> RateLimiter:
-    return LocalRateLimiter(clock, margin=0.0)
+def alone(clock: Clock) -> RateLimiter:
+    return GossipRateLimiter(clock, margin=0.0)
 
 
-LIMITERS = {"local": local}
-every_limiter = pytest.mark.parametrize("factory", LIMITERS.values(), ids=LIMITERS.keys())
+@pytest.fixture(scope="module", params=["gossip", "strict"])
+def factory(request: pytest.FixtureRequest) -> Iterator[Factory]:
+    """Makes limiters on the clock that it is given; each begins with nothing spent."""
+    if request.param == "gossip":
+        yield alone
+        return
+    url, made = request.getfixturevalue("redis_database"), list[StrictRateLimiter]()
+
+    def strict(clock: Clock) -> RateLimiter:
+        while made:
+            made.pop().close()
+        store = VirtualStore(url, f"test-{uuid4().hex}", clock)
+        # A virtual minute is over in no time, and a lease of it before anybody could renew it.
+        made.append(StrictRateLimiter(clock, store, margin=0.0, lease=1e6))
+        return made[-1]
+
+    yield strict
+    flush(url)
 
 
 def about(when: float) -> object:
     """Equal to a time since the epoch: pytest's own tolerance, a millionth, would be half an hour there."""
     return pytest.approx(when, rel=0.0, abs=1e-5)
+
+
+def whole_minute(**limits: int) -> RateLimits:
+    """Limits whose minute's worth may go at once: what is paced does not show the window's edge."""
+    return RateLimits(**limits, burst=60.0 if any("per_minute" in name for name in limits) else 1.0)
 
 
 class Bench:
@@ -46,12 +71,12 @@ class Bench:
     def __init__(self, factory: Factory, max_concurrent: int | None = None, **limits: int) -> None:
         self.clock = VirtualClock()
         self.limiter = factory(self.clock)
-        self.limits = RateLimits(**limits)
+        self.limits = whole_minute(**limits)
         self.limiter.configure(KEY, self.limits, deployment="a", max_concurrent=max_concurrent)
 
     def add(self, deployment: str, max_concurrent: int | None = None, **limits: int) -> None:
         self.limiter.configure(
-            KEY, RateLimits(**limits), deployment=deployment, max_concurrent=max_concurrent
+            KEY, whole_minute(**limits), deployment=deployment, max_concurrent=max_concurrent
         )
 
     def take(
@@ -90,9 +115,9 @@ class Bench:
         return do
 
 
-@pytest.fixture(params=LIMITERS.values(), ids=LIMITERS.keys())
-def bench(request: pytest.FixtureRequest) -> Callable[..., Bench]:
-    return lambda max_concurrent=None, **limits: Bench(request.param, max_concurrent, **limits)
+@pytest.fixture(scope="module")
+def bench(factory: Factory) -> Callable[..., Bench]:
+    return lambda max_concurrent=None, **limits: Bench(factory, max_concurrent, **limits)
 
 
 Make = Callable[..., Bench]
@@ -143,7 +168,7 @@ class TestWindow:
     def test_keys_do_not_share(self, bench: Make) -> None:
         b = bench(requests_per_minute=1)
         other = LimitKey("openai", "env:OTHER", "gpt-4o")
-        b.limiter.configure(other, RateLimits(requests_per_minute=1), deployment="other")
+        b.limiter.configure(other, whole_minute(requests_per_minute=1), deployment="other")
         b.take()
         b.limiter.acquire(other, "other", SMALL, priority=Priority.NORMAL, patience=0.0, token=CancelToken())
         b.refused()
@@ -152,9 +177,9 @@ class TestWindow:
         b = bench(requests_per_minute=1)
         b.take()
         b.refused()
-        b.limiter.configure(KEY, RateLimits(requests_per_minute=2), deployment="a")
+        b.limiter.configure(KEY, whole_minute(requests_per_minute=2), deployment="a")
         b.take()
-        b.limiter.configure(KEY, RateLimits(requests_per_minute=1), deployment="a")
+        b.limiter.configure(KEY, whole_minute(requests_per_minute=1), deployment="a")
         b.clock.advance(59.0)
         b.refused()
         b.clock.advance(1.0)
@@ -480,7 +505,6 @@ class TestCancelling:
         b.clock.run(waits, b.later(1.0, both))
         assert (b.used["requests"], b.used["concurrent"], b.status["waiting"]) == (1, 0, 0)
 
-    @every_limiter
     def test_whatever_is_thrown_into_a_waiting_thread_leaves_nothing_behind(self, factory: Factory) -> None:
         class Thrown(BaseException):
             pass
@@ -590,15 +614,16 @@ class TestPause:
 def test_the_snapshot_is_json_and_tells_what_is_going_on(bench: Make) -> None:
     b = bench(max_concurrent=4, requests_per_minute=10)
     b.take(Cost(3, 4))
-    assert json.loads(json.dumps(b.limiter.snapshot())) == {
-        "openai/env:KEY/gpt-4o": {
-            "used": {"requests": 1, "tokens": 7, "input_tokens": 3, "output_tokens": 4, "concurrent": 1},
-            "limits": {"requests": 10},
-            "paused_until": 0.0,
-            "waiting": 0,
-            "deployments": {"a": {"in_flight": 1, "waiting": 0, "max_concurrent": 4}},
-        }
+    (told,) = json.loads(json.dumps(b.limiter.snapshot())).items()
+    expected = {
+        "used": {"requests": 1, "tokens": 7, "input_tokens": 3, "output_tokens": 4, "concurrent": 1},
+        "limits": {"requests": 10},
+        "paused_until": 0.0,
+        "waiting": 0,
+        "deployments": {"a": {"in_flight": 1, "waiting": 0, "max_concurrent": 4}},
     }
+    assert told[0] == "openai/env:KEY/gpt-4o"
+    assert {name: told[1][name] for name in expected} == expected
 
 
 ACTIONS = st.lists(
@@ -612,7 +637,6 @@ ACTIONS = st.lists(
 )
 
 
-@every_limiter
 @settings(max_examples=300, deadline=None)
 @given(actions=ACTIONS)
 def test_no_sixty_seconds_and_no_moment_hold_more_than_the_limits(
@@ -663,7 +687,6 @@ def test_no_sixty_seconds_and_no_moment_hold_more_than_the_limits(
     assert b.status["waiting"] == 0
 
 
-@every_limiter
 @settings(max_examples=60, deadline=None)
 @given(
     st.lists(
@@ -711,7 +734,6 @@ def test_threads_keep_the_limits_and_leave_nothing_behind(
     assert (b.used["concurrent"], b.status["waiting"]) == (0, 0)
 
 
-@every_limiter
 def test_real_threads_never_pass_the_bound_and_every_place_comes_back(factory: Factory) -> None:
     limiter = factory(SystemClock())
     limiter.configure(KEY, RateLimits(), deployment="a", max_concurrent=4)
@@ -741,7 +763,6 @@ def test_real_threads_never_pass_the_bound_and_every_place_comes_back(factory: F
     assert (status["used"]["concurrent"], status["waiting"]) == (0, 0)
 
 
-@every_limiter
 def test_real_threads_that_give_up_or_are_cancelled_at_any_moment_leave_nothing_behind(
     factory: Factory,
 ) -> None:

@@ -27,3 +27,19 @@ def test_a_tiny_benchmark_runs_to_its_table(broker_url, redis_url, monkeypatch):
     assert "Goals" in done.stdout
     figures = json.loads((ROOT / "benchmarks" / "out" / "latest.json").read_text())
     assert {"fast", "paced", "crowd", "submitting_per_second", "imports", "goals"} <= figures.keys()
+
+
+@pytest.mark.timeout(120)
+def test_a_tiny_cluster_benchmark_runs_to_its_table(broker_url, monkeypatch):
+    monkeypatch.setenv("RABBITMQ_URL", broker_url)
+    cases = ("even", "pause", "sim-even", "idle")
+    command = [sys.executable, "-m", "benchmarks.cluster", "--smoke"]
+    for case in cases:
+        command += ["--only", case]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=110)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    assert "One limit for all workers" in done.stdout
+    assert "Costs and latencies" in done.stdout
+    figures = json.loads((ROOT / "benchmarks" / "out" / "cluster.json").read_text())
+    assert list(figures["cases"]) == list(cases)
+    assert figures["cases"]["even"]["first"]["admitted"] > 0

@@ -53,7 +53,7 @@ DEPENDENCIES: dict[str, tuple[str, ...]] = {
     "urllib3": ("transport/",),
     "sseclient": ("transport/sse.py",),
     "pybreaker": ("policy/breaker.py",),
-    "redis": (),
+    "redis": ("transport/redis_limit.py",),
     "click": ("cli/",),
     "rich": ("cli/",),
 }

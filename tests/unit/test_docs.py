@@ -20,6 +20,7 @@ from remote_inference.config import (
     Deployment,
     Price,
     RateLimits,
+    RedisSettings,
     RetryPolicy,
     Timeouts,
     load_config,
@@ -35,7 +36,7 @@ from remote_inference.types import InferenceRequest
 from remote_inference.worker.control import install_commands
 
 DOCS = docs_pages.ROOT / "docs"
-TABLES = (Deployment, CredentialRef, RateLimits, RetryPolicy, BreakerPolicy, Timeouts, Price)
+TABLES = (Deployment, CredentialRef, RateLimits, RedisSettings, RetryPolicy, BreakerPolicy, Timeouts, Price)
 
 
 def page(name: str) -> str:

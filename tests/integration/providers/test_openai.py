@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -30,6 +30,7 @@ from remote_inference.errors import (
     Timeout,
     Unauthorized,
 )
+from remote_inference.policy.quota import Quota, QuotaReport
 from remote_inference.providers import ProviderCall, provider_named
 from remote_inference.testing.behaviours import (
     Reply,
@@ -55,6 +56,7 @@ from remote_inference.testing.faults import (
     Unfinished,
     WrongContentType,
 )
+from remote_inference.testing.limit import ExactLimit
 from remote_inference.testing.server import ProviderServer
 from remote_inference.testing.wire import DONE, ToolCall, Usage, chunk
 from remote_inference.transport.session import RemoteSession, SessionRebuildCause, http_client_for
@@ -99,6 +101,7 @@ class Caller:
         stream: bool = True,
         token: CancelToken | None = None,
         deadline: float | None = None,
+        on_quota: Callable[[QuotaReport], None] | None = None,
         **options: Any,
     ) -> Iterator[TokenChunk]:
         request = InferenceRequest.parse("gpt", options.pop("messages", "marked prompt"), **options)
@@ -111,6 +114,7 @@ class Caller:
                     token=token or CancelToken(),
                     deadline=deadline,
                     stream=stream,
+                    on_quota=on_quota,
                 )
             )
 
@@ -500,3 +504,32 @@ def test_a_rotation_under_load_fails_no_request(server: ProviderServer) -> None:
         thread.join(10)
     assert failed == []
     assert done[0] > 50
+
+
+# limits
+
+
+@both
+def test_what_the_headers_say_of_limits_is_told_once_an_answer_and_before_it(stream: bool) -> None:
+    with ProviderServer(limit=ExactLimit(requests_per_minute=2)) as limited:
+        caller = Caller(limited)
+        heard: list[QuotaReport] = []
+        for expected in (1, 0):
+            chunks = caller.stream(stream=stream, on_quota=heard.append)
+            first = next(chunks)
+            assert first is not None
+            assert heard[-1].remaining() == {"requests": expected}
+            assert len(list(chunks)) > 0
+        assert [report.per_minute() for report in heard] == [{"requests": 2.0}] * 2
+        with pytest.raises(RateLimited):
+            caller.ask(stream=stream, on_quota=heard.append)
+        assert len(heard) == 3, "a refusal says it too"
+        assert heard[-1].pause is not None
+        assert isinstance(heard[-1].quotas[0], Quota)
+        caller.session.close()
+
+
+def test_who_says_nothing_of_limits_is_not_heard(server: ProviderServer, caller: Caller) -> None:
+    heard: list[QuotaReport] = []
+    caller.ask(on_quota=heard.append)
+    assert heard == []

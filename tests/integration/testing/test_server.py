@@ -505,3 +505,47 @@ def test_as_a_process_it_prints_its_url_serves_and_ends_with_its_owner() -> None
         assert process.stats["tokens_sent"] == 3
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection((parts.hostname, parts.port or 0), 1)
+
+
+def ask_process(process: ProviderProcess, prompt: str, source: str = "") -> str:
+    client = openai.OpenAI(
+        base_url=process.url, api_key="sk-test", max_retries=0, default_headers={"x-source": source}
+    )
+    with client:
+        stream = client.chat.completions.create(
+            model="gpt-4o", messages=[{"role": "user", "content": prompt}], stream=True
+        )
+        return "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
+
+
+def test_a_request_can_say_what_it_costs_and_every_arrival_is_kept():
+    with ProviderProcess(
+        "--directed", "--arrivals", "--tokens-per-minute", "100", "--tokens", "2", "--burst", "4"
+    ) as process:
+        before = time.monotonic()
+        assert ask_process(process, "input=60 output=7 mark=first " + "x" * 1000, source="a").split() == [
+            f"t{number}" for number in range(7)
+        ]
+        with pytest.raises(openai.RateLimitError):  # 67 of 100 are spent
+            ask_process(process, "input=34 output=1 mark=second ", source="b")
+        assert ask_process(process, "Hello", source="c").split() == [
+            "t0",
+            "t1",
+        ]  # says nothing: counted as ever
+        seen = process.arrivals()
+        after = time.monotonic()
+        assert seen["status"] == [200, 429, 200]
+        assert seen["source"] == ["a", "b", "c"]
+        assert seen["mark"] == ["first", "second", ""]
+        assert seen["input"] == [60, 34, 1]
+        assert seen["spent"] == [4, 3, 2]
+        assert before < seen["at"][0] < seen["spent_at"][0] <= seen["spent_at"][1] < seen["at"][1] < after
+
+
+def test_a_provider_process_refuses_the_next_request_when_it_is_told_to():
+    with ProviderProcess("--tokens", "1") as process:
+        process.refuse_next(2.5)
+        with pytest.raises(openai.RateLimitError) as caught:
+            ask_process(process, "Hello")
+        assert caught.value.response.headers["retry-after"] == "2.5"
+        assert ask_process(process, "Hello").split() == ["t0"]

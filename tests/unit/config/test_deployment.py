@@ -208,7 +208,22 @@ NAME = {"name": "gpt-4o"}
         ({**NAME, "fallback_on_context_length": "yes"}, "fallback_on_context_length"),
         ({**NAME, "max_request_bytes": 0}, "max_request_bytes"),
         ({**NAME, "max_request_bytes": 2**28}, "max_request_bytes"),
-        ({**NAME, "rate_limits": "auto"}, "rate_limits"),
+        ({**NAME, "rate_limits": "Auto"}, "rate_limits"),
+        ({**NAME, "rate_limits": ["auto"]}, "rate_limits"),
+        ({**NAME, "rate_limits": {"learn": 1}}, "rate_limits.learn"),
+        ({**NAME, "rate_limits": {"learn": "auto"}}, "rate_limits.learn"),
+        ({**NAME, "rate_limits": {"requests_per_minute": 5, "strict": "yes"}}, "rate_limits.strict"),
+        ({**NAME, "rate_limits": {"strict": True}}, "rate_limits.strict"),
+        ({**NAME, "rate_limits": {"strict": True, "learn": True}}, "rate_limits.strict"),
+        (
+            {**NAME, "rate_limits": {"requests_per_minute": 5, "strict": True, "learn": True}},
+            "rate_limits.strict",
+        ),
+        ({**NAME, "rate_limits": {"burst": 5}}, "rate_limits.burst"),
+        ({**NAME, "rate_limits": {"burst": 5, "concurrent_requests": 3}}, "rate_limits.burst"),
+        ({**NAME, "rate_limits": {"requests_per_minute": 5, "burst": 0}}, "rate_limits.burst"),
+        ({**NAME, "rate_limits": {"requests_per_minute": 5, "burst": 61}}, "rate_limits.burst"),
+        ({**NAME, "rate_limits": {"requests_per_minute": 5, "burst": "1"}}, "rate_limits.burst"),
         ({**NAME, "rate_limits": None}, "rate_limits"),
         ({**NAME, "rate_limits": {"requests_per_minute": 0}}, "rate_limits.requests_per_minute"),
         ({**NAME, "rate_limits": {"requests_per_minute": -5}}, "rate_limits.requests_per_minute"),
@@ -331,6 +346,31 @@ def test_a_header_that_looks_like_a_key_draws_a_warning_without_its_value(header
         deployment = Deployment(name="gpt-4o", headers={header: "marked"})
     assert len(caught) == warned
     assert "marked" not in "".join(str(w.message) for w in caught) + repr(deployment)
+
+
+@pytest.mark.parametrize(
+    ("given", "limits"),
+    [
+        ("auto", RateLimits(learn=True)),
+        ({"learn": True, "burst": 5}, RateLimits(learn=True, burst=5.0)),
+        ({"learn": True, "requests_per_minute": 9}, RateLimits(learn=True, requests_per_minute=9)),
+        ({"strict": True, "tokens_per_minute": 9}, RateLimits(strict=True, tokens_per_minute=9)),
+        ({"strict": True, "concurrent_requests": 9}, RateLimits(strict=True, concurrent_requests=9)),
+        ({"burst": 60, "output_tokens_per_minute": 9}, RateLimits(burst=60.0, output_tokens_per_minute=9)),
+        ({"burst": 1.0, "strict": False, "learn": False}, RateLimits()),
+    ],
+)
+def test_limits_are_given_or_found_out_or_both(given, limits) -> None:
+    found = Deployment(name="gpt-4o", rate_limits=given).rate_limits
+    assert found == limits
+    assert isinstance(found.burst, float)
+
+
+def test_what_there_is_by_the_minute_is_known() -> None:
+    assert not RateLimits().by_the_minute
+    assert not RateLimits(concurrent_requests=3).by_the_minute
+    assert RateLimits(learn=True).by_the_minute
+    assert RateLimits(input_tokens_per_minute=1).by_the_minute
 
 
 def test_accounts_are_told_apart_by_key_and_by_custom_endpoint() -> None:

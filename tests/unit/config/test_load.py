@@ -187,6 +187,9 @@ class TestFiles:
         assert not any("marked" in repr(frame.f_locals) for frame in frames)
 
 
+REDIS = {"redis": {"url": {"from_env": "REDIS_URL"}}}
+
+
 class TestFaultsBetweenDeployments:
     def test_a_name_can_be_had_once(self) -> None:
         assert faults_of(tables(named("a"), named("b"), named("a"))) == [
@@ -237,6 +240,31 @@ class TestFaultsBetweenDeployments:
         load_config(tables(first, {**second, "api_key": {"from_env": "OTHER"}}))
         load_config(tables(first, {**second, "rate_limits": {"requests_per_minute": 10}}))
 
+    @pytest.mark.parametrize(
+        ("field", "mine", "theirs"), [("burst", "5.0", "1.0"), ("strict", "true", "false")]
+    )
+    def test_one_key_is_counted_in_one_way(self, field, mine, theirs) -> None:
+        first = named("a", model="m", rate_limits={"requests_per_minute": 10})
+        limits = {"requests_per_minute": 10, field: json.loads(mine)}
+        [fault] = faults_of(REDIS | tables(first, named("b", model="m", rate_limits=limits)))
+        assert fault.startswith(
+            f"deployment[1].rate_limits.{field}: is {mine}, but {theirs} in deployment[0]"
+        )
+
+    def test_limits_of_one_key_are_learned_for_all_its_deployments_or_for_none(self) -> None:
+        first = named("a", model="m", rate_limits="auto")
+        [fault] = faults_of(tables(first, named("b", model="m", rate_limits={"requests_per_minute": 10})))
+        assert fault.startswith("deployment[1].rate_limits.learn: is false, but true in deployment[0]")
+        load_config(
+            tables(first, named("b", model="m", rate_limits={"requests_per_minute": 10, "learn": True}))
+        )
+
+    def test_a_deployment_without_limits_goes_by_those_of_its_key(self) -> None:
+        plain = named("a", model="m")
+        for limits in ("auto", {"tokens_per_minute": 10, "strict": True, "burst": 60}):
+            for order in (1, -1):
+                load_config(REDIS | tables(*[plain, named("b", model="m", rate_limits=limits)][::order]))
+
     def test_a_configuration_made_by_hand_is_checked_too(self) -> None:
         deployment = Deployment(name="gpt-4o", fallback=("other",))
         for deployments in ({"gpt-4o": deployment}, {"other": deployment}, {}):
@@ -247,7 +275,7 @@ class TestFaultsBetweenDeployments:
 @pytest.mark.parametrize(
     ("fields", "path", "hint"),
     [
-        ({"rate_limits": {"strict": False}}, "rate_limits.strict", "within each process"),
+        ({"rate_limits": {"stric": False}}, "rate_limits.stric", 'did you mean "strict"'),
         ({"budget": {"max_spend_per_hour_usd": 1.0}}, "budget", "keeps no budgets"),
         ({"api_key": {"adc": True, "from_env": "A"}}, "api_key.adc", "from_command"),
         ({"retry": {"max_retrys": 3}}, "retry.max_retrys", 'did you mean "max_retries"'),
@@ -334,6 +362,15 @@ keys = st.one_of(
     ),
     st.fixed_dictionaries({"from_callable": st.just("shop.vault:key")}),
 )
+ceilings = st.fixed_dictionaries({"requests_per_minute": counts}, optional={"tokens_per_minute": counts})
+limits = st.one_of(
+    st.just({}),
+    st.just("auto"),
+    table(learn=st.just(True), requests_per_minute=counts, concurrent_requests=st.just(10**6)),
+    st.tuples(ceilings, table(strict=st.just(False), burst=st.floats(0.001, 60))).map(
+        lambda pair: {**pair[0], **pair[1]}
+    ),
+)
 bodies = st.fixed_dictionaries(
     {"endpoint": st.sampled_from(["https://llm.example/v1", "https://10.0.0.1:8443", "https://[::1]/"])},
     optional={
@@ -345,7 +382,7 @@ bodies = st.fixed_dictionaries(
         "on_capacity_exhausted": st.sampled_from(["queue", "reject"]),
         "admission_timeout": durations,
         "max_request_bytes": st.integers(1024, 2**27),
-        "rate_limits": table(requests_per_minute=counts, tokens_per_minute=counts),
+        "rate_limits": limits,
         "retry": table(
             max_retries=st.integers(0, 10),
             initial_backoff=durations,
@@ -429,9 +466,12 @@ WRONG = {
     "fallback": ["x", 5, [5], None],
     "fallback_on_context_length": [1, None],
     "max_request_bytes": [0, 2**40],
-    "rate_limits": [5, "auto", []],
+    "rate_limits": [5, "always", []],
     "rate_limits.requests_per_minute": [0, -1, 1.0],
     "rate_limits.concurrent_requests": [0],
+    "rate_limits.burst": [0, -1, 60.5, float("nan"), "1", True],
+    "rate_limits.strict": [1, "yes"],
+    "rate_limits.learn": [0, "yes"],
     "retry": [5, None],
     "retry.max_retries": [-1, 0.5, None],
     "retry.jitter": ["sometimes", None],
@@ -474,6 +514,8 @@ def broken(draw) -> tuple[dict[str, list[dict[str, object]]], set[str]]:
         if inner == "from_env":
             deployment["api_key"] = {"from_env": value}
         elif inner:
+            if deployment.get(outer) == "auto":
+                deployment[outer] = {"learn": True}
             deployment[outer] = {**deployment.get(outer, {}), inner: value}
         else:
             deployment[outer] = value

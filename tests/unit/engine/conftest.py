@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from remote_inference.cancel import CancelToken
-from remote_inference.cluster import LocalRateLimiter
+from remote_inference.cluster import GossipRateLimiter
 from remote_inference.config import Deployment
 from remote_inference.engine import EnginePart, Job, MetricsRecorder, RemoteEngine
 from remote_inference.errors import RebuildFailed
@@ -124,7 +124,7 @@ class Rig:
         self.deployment = Deployment(name="gpt", provider="loopback", **settings)
         self.provider = ScriptedProvider()
         self.session = FakeSession(self.deployment)
-        self.limiter = LocalRateLimiter(self.clock)
+        self.limiter = GossipRateLimiter(self.clock)
         self.breaker = CircuitBreaker(self.deployment.circuit_breaker, endpoint="e", clock=self.clock)
         self.events: list[Event] = []
         self.engine = RemoteEngine(

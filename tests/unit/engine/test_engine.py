@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from remote_inference.cluster import Cost
+from remote_inference.cluster import Cost, LimitKey
 from remote_inference.config import Price
 from remote_inference.engine import Job, NullSink
 from remote_inference.errors import (
@@ -33,6 +33,7 @@ from remote_inference.errors import (
     Unauthorized,
 )
 from remote_inference.events import AttemptFailed, GateClosed, GateOpened, RequestFinished, RetryScheduled
+from remote_inference.policy.quota import Quota, QuotaReport
 from remote_inference.testing.clock import VirtualClock
 from remote_inference.types import FinishReason, InferenceRequest, Priority, TokenChunk, TokenUsage
 
@@ -397,6 +398,21 @@ class TestCircuit:
         metrics = rig.engine.metrics.snapshot()
         assert (metrics.rejected, metrics.handed_back) == (1, 0)
 
+    def test_one_that_opens_while_a_permit_is_waited_for_sends_nothing_and_the_permit_goes_back(
+        self, rig, monkeypatch
+    ):
+        acquire = rig.limiter.acquire
+
+        def slowly(*args, **kwargs):
+            permit = acquire(*args, **kwargs)
+            rig.breaker.force_open(60.0)
+            return permit
+
+        monkeypatch.setattr(rig.limiter, "acquire", slowly)
+        assert isinstance(rig.failing(), CircuitOpen)
+        assert rig.provider.calls == []
+        assert rig.used["requests"] == 0
+
 
 class TestLimits:
     def test_a_permit_that_is_due_later_than_the_patience_hands_back_with_its_time(self, make_rig):
@@ -414,6 +430,73 @@ class TestLimits:
         rig.run()
         rig.clock.advance(60)
         assert rig.run().text == "Hello"
+
+
+class TestQuota:
+    """What the provider says of its limits reaches the limiter."""
+
+    REPORT = QuotaReport((Quota("requests", 600, 599, 0.1),))
+
+    @pytest.fixture
+    def heard(self, rig) -> list[tuple[LimitKey, QuotaReport]]:
+        found: list[tuple[LimitKey, QuotaReport]] = []
+        rig.limiter.observe = lambda key, report: found.append((key, report))
+        return found
+
+    def say(self, rig) -> Callable[[], None]:
+        return lambda: rig.provider.calls[-1].on_quota(self.REPORT)
+
+    def test_of_an_answer(self, rig, heard):
+        rig.run((self.say(rig), *ANSWER))
+        assert heard == [(rig.engine.limit_key, self.REPORT)]
+
+    def test_of_a_refusal_which_is_told_as_one(self, rig, heard):
+        rig.run((self.say(rig), RateLimited("x", retry_after=1.0)))
+        assert [report for _, report in heard] == [
+            self.REPORT,
+            QuotaReport(self.REPORT.quotas, refused=True),
+        ]
+
+    def test_a_refusal_without_a_word_is_told_too(self, rig, heard):
+        rig.run((self.say(rig), ServerError("x", status=500)), (RateLimited("x"),))
+        assert [report for _, report in heard] == [self.REPORT, QuotaReport(refused=True)]
+
+    def test_a_spent_budget_is_no_limit_of_a_minute(self, rig, heard):
+        rig.failing((RateLimited("x", quota=True),))
+        assert heard == []
+
+
+class TestEstimates:
+    @pytest.fixture
+    def reserved(self, rig, monkeypatch) -> list[Cost]:
+        costs: list[Cost] = []
+        acquire = rig.limiter.acquire
+
+        def noted(key, deployment, cost, **more):
+            costs.append(cost)
+            return acquire(key, deployment, cost, **more)
+
+        rig.limiter.acquire = noted
+        return costs
+
+    def test_what_is_reserved_comes_near_to_what_is_used(self, rig, reserved):
+        prompt = "x" * 400
+        for _ in range(20):
+            rig.run(prompt=prompt)
+        estimate = InferenceRequest.parse("gpt", prompt).estimated_prompt_tokens()
+        assert reserved[0] == Cost(2 * estimate, 1024)
+        assert reserved[-1].input_tokens <= estimate / 8 + 2, "it was ten tokens; the bound is an eighth"
+        assert reserved[-1].output_tokens <= 512 / 32
+
+    def test_an_answer_is_never_reserved_longer_than_it_may_be(self, rig, reserved):
+        rig.run(max_tokens=7)
+        assert reserved[0].output_tokens == 7
+
+    def test_only_whole_answers_are_learned_from(self, rig, reserved):
+        rig.failing((*HALF, BadRequest("x")))
+        rig.failing((*HALF, DeadlineExceeded("running")), deadline=5)
+        rig.run()
+        assert reserved[0] == reserved[1] == reserved[2]
 
 
 class TestDeadline:

@@ -18,8 +18,10 @@ OURS = [
     names.CANCELLED_QUEUE,
     f"{names.CANCELLED_QUEUE}.reader",
     f"{names.BUS_EXCHANGE}.{CLIENT}",
+    f"{names.GOSSIP_EXCHANGE}.{CLIENT}",
     names.reply_queue(CLIENT),
     chunk_queue(CLIENT),
+    names.probe_queue(CLIENT, 0),
     names.suspect_queue("01234567-89ab-cdef-0123-456789abcdef"),
 ]
 
@@ -41,7 +43,9 @@ def test_queues_of_others_are_none(queue):
 
 
 @given(
-    st.sampled_from(["", "control", "cancelled", "bus", "reply", "suspect", "dead-letter", "gpt"]),
+    st.sampled_from(
+        ["", "control", "cancelled", "bus", "gossip", "reply", "suspect", "probe", "dead-letter", "gpt"]
+    ),
     st.text("ab-_.1", max_size=5),
 )
 def test_every_name_that_a_deployment_can_have_makes_an_inference_queue(beginning, end):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given, settings
@@ -13,6 +14,7 @@ from remote_inference.clock import SystemClock
 from remote_inference.config import BreakerPolicy
 from remote_inference.errors import CircuitOpen, InvalidRequest
 from remote_inference.policy.breaker import Admission, CircuitBreaker
+from remote_inference.policy.circuit import CircuitState
 from remote_inference.testing.clock import VirtualClock
 
 POLICY = BreakerPolicy(
@@ -302,6 +304,196 @@ def test_no_lock_is_held_across_a_call() -> None:
     assert not other.is_alive()
     for admission in running:
         admission.success()
+
+
+def test_its_transitions_are_told_and_can_be_adopted_by_another() -> None:
+    told: list[CircuitState] = []
+    clock = VirtualClock()
+    one = CircuitBreaker(POLICY, endpoint="x", clock=clock, on_transition=told.append, name=lambda: "one")
+    two = CircuitBreaker(POLICY, endpoint="x", clock=clock)
+    for _ in range(3):
+        one.admit().failure()
+    opened = CircuitState(
+        epoch=1, by="one", open=True, until=clock.monotonic() + 30.0, duration=30.0, next_duration=60.0
+    )
+    assert told == [opened]
+    assert two.adopt(opened)
+    assert (two.state, two.shared) == ("open", opened)
+    clock.advance(30.0)
+    two.admit().failure()
+    assert two.retry_at == about(clock.time() + 60.0)
+    assert one.adopt(two.shared)
+    assert one.retry_at == about(clock.time() + 60.0)
+    two.force_close()
+    two.force_open(5.0)
+    assert one.adopt(two.shared)
+    assert (one.shared.epoch, one.shared.forced, one.state) == (4, True, "open")
+    assert [state.epoch for state in told] == [1]
+
+
+def test_an_earlier_state_is_not_adopted_and_of_two_at_once_the_greater_name_holds(bench: Bench) -> None:
+    bench.breaker.force_open(10.0)
+    bench.breaker.force_close()
+    assert not bench.breaker.adopt(CircuitState(epoch=1, by="z", open=True, until=1e9, duration=10.0))
+    assert bench.breaker.state == "closed"
+    assert bench.breaker.adopt(CircuitState(epoch=2, by="b", open=True, until=1e9, duration=10.0))
+    assert not bench.breaker.adopt(CircuitState(epoch=2, by="a"))
+    assert not bench.breaker.adopt(CircuitState(epoch=2, by="b"))
+    assert bench.breaker.state == "open"
+    assert bench.breaker.adopt(CircuitState(epoch=2, by="c"))
+    assert bench.breaker.state == "closed"
+    assert bench.changes[-2:] == [("closed", "open"), ("open", "closed")]
+
+
+def test_forcing_is_told_also_where_nothing_changes_here() -> None:
+    told: list[CircuitState] = []
+    breaker = CircuitBreaker(POLICY, endpoint="x", clock=VirtualClock(), on_transition=told.append)
+    breaker.force_close()
+    breaker.admit().success()
+    assert [(state.epoch, state.open) for state in told] == [(1, False)]
+
+
+def test_outcomes_of_calls_from_before_an_adopted_state_are_old_news(bench: Bench) -> None:
+    running = [bench.breaker.admit() for _ in range(6)]
+    bench.breaker.adopt(
+        CircuitState(epoch=1, by="b", open=True, until=bench.clock.monotonic() + 9.0, duration=9.0)
+    )
+    retry_at = bench.breaker.retry_at
+    running[0].success()
+    running[1].failure()
+    assert (bench.breaker.state, bench.breaker.retry_at) == ("open", about(retry_at))
+    bench.breaker.adopt(CircuitState(epoch=2, by="b"))
+    for late in running[2:]:
+        late.failure()
+    assert bench.breaker.state == "closed"
+
+
+def test_an_admission_holds_until_the_circuit_changes(bench: Bench) -> None:
+    admission = bench.breaker.admit()
+    bench.fail(2)
+    bench.breaker.admit().neutral()
+    assert admission.holds
+    bench.fail()
+    assert not admission.holds
+    bench.clock.advance(30.0)
+    probe = bench.breaker.admit()
+    assert probe.holds
+    bench.breaker.adopt(CircuitState(epoch=9, by="b"))
+    assert not probe.holds
+
+
+class FakeSlots:
+    """Probe slots that are given out as the test says; what happens while one is asked for, too."""
+
+    def __init__(self, free: int) -> None:
+        self.free = free
+        self.asked = 0
+        self.released: list[bool] = []
+        self.meanwhile: Callable[[], None] = lambda: None
+
+    def take(self) -> FakeSlots | None:
+        self.asked += 1
+        self.meanwhile()
+        if not self.free:
+            return None
+        self.free -= 1
+        return self
+
+    def release(self, decided: bool) -> None:
+        self.free += 1
+        self.released.append(decided)
+
+
+class SlotBench(Bench):
+    """With slots that others have too."""
+
+    def __init__(self, free: int, policy: BreakerPolicy = POLICY) -> None:
+        super().__init__(policy)
+        self.slots = FakeSlots(free)
+        self.breaker = CircuitBreaker(
+            policy,
+            endpoint="https://api",
+            clock=self.clock,
+            on_change=lambda old, new: self.changes.append((old, new)),
+            slots=self.slots,
+        )
+        self.open()
+        self.clock.advance(30.0)
+
+
+def test_a_probe_needs_a_slot_and_gives_it_back() -> None:
+    for outcome, decided in (("success", True), ("failure", True), ("neutral", False)):
+        bench = SlotBench(1)
+        probe = bench.breaker.admit()
+        assert (bench.slots.free, bench.slots.released) == (0, [])
+        getattr(probe, outcome)()
+        probe.success()
+        assert (bench.slots.free, bench.slots.released) == (1, [decided])
+
+
+def test_without_a_slot_there_is_no_probe_and_the_next_look_is_a_second_later() -> None:
+    bench = SlotBench(0)
+    error = bench.refused()
+    assert (error.code, error.retry_at) == ("probing", about(bench.clock.time() + 1.0))
+    assert bench.breaker.state == "half_open"
+    bench.refused()
+    assert bench.slots.asked == 1
+    bench.slots.free = 1
+    bench.clock.advance(1.0)
+    bench.breaker.admit().success()
+    assert bench.breaker.state == "closed"
+    assert bench.slots.asked == 2
+
+
+def test_a_process_asks_for_no_more_slots_than_there_are_probes() -> None:
+    bench = SlotBench(5, BreakerPolicy(failure_threshold=3, open_duration=30.0, half_open_max_probes=2))
+    bench.breaker.admit()
+    bench.breaker.admit()
+    assert bench.refused().code == "probing"
+    assert bench.slots.asked == 2
+
+
+def test_a_circuit_that_closes_while_a_slot_is_asked_for_lets_the_request_through_as_an_ordinary_one() -> (
+    None
+):
+    bench = SlotBench(1)
+    bench.slots.meanwhile = lambda: bench.breaker.force_close()
+    admission = bench.breaker.admit()
+    assert not admission.probe
+    assert bench.slots.released == [False]
+    admission.failure()
+    assert "0 probes running" in repr(bench.breaker)
+
+
+def test_a_circuit_that_opens_while_a_slot_is_asked_for_refuses_the_request() -> None:
+    bench = SlotBench(1)
+    bench.slots.meanwhile = lambda: bench.breaker.force_open(50.0)
+    error = bench.refused()
+    assert (error.code, error.retry_at) == ("forced", about(bench.clock.time() + 50.0))
+    assert bench.slots.released == [False]
+    bench.slots.meanwhile = lambda: None
+    bench.clock.advance(50.0)
+    assert bench.breaker.admit().probe
+
+
+def test_slots_that_fail_cost_no_probe_for_ever() -> None:
+    def fail() -> None:
+        raise OSError("gone")
+
+    bench = SlotBench(1)
+    bench.slots.meanwhile = fail
+    with pytest.raises(OSError, match="gone"):
+        bench.breaker.admit()
+    bench.slots.meanwhile = lambda: None
+    assert bench.breaker.admit().probe
+
+
+def test_the_broker_is_asked_without_the_lock() -> None:
+    bench = SlotBench(1)
+    seen: list[str] = []
+    bench.slots.meanwhile = lambda: seen.append(bench.breaker.state)  # would wait for ever
+    bench.breaker.admit()
+    assert seen == ["half_open"]
 
 
 class Model:

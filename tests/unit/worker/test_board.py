@@ -88,3 +88,26 @@ def test_a_forked_child_and_its_parent_see_the_same_page():
     os.waitpid(pid, 0)
     assert board.fence("a") == 1
     assert board.metrics()["a"].retried == 3
+
+
+def test_a_circuit_is_open_where_it_is_in_one_process():
+    board = Board(["a", "b"])
+    assert board.circuit("a", 100.0) == "closed"
+    board.show_circuit("a", 0, 150.0)
+    board.show_circuit("a", STRIPES + 1, 130.0)
+    board.show_circuit("b", 2, 1e30)
+    assert [board.circuit("a", now) for now in (100.0, 140.0, 160.0)] == ["open", "open", "half_open"]
+    board.show_circuit("a", 0, 0.0)
+    assert [board.circuit("a", now) for now in (100.0, 140.0)] == ["open", "half_open"]
+    board.clear_in_flight(1)
+    assert (board.circuit("a", 100.0), board.circuit("b", 100.0)) == ("closed", "open")
+
+
+def test_those_who_obeyed_an_order_are_counted():
+    board = Board(["a"])
+    assert board.obeyed(1) == 0
+    board.obey(0, 1)
+    board.obey(STRIPES - 1, 2)
+    assert [board.obeyed(order) for order in (1, 2, 3)] == [2, 1, 0]
+    assert board.circuit("a", 0.0) == "closed"
+    assert board.metrics()["a"] == EngineMetrics()

@@ -27,7 +27,7 @@ def test_an_order_reaches_the_child(relay):
     relay.listen(heard.put)
     assert relay.send(os.getpid(), {"kind": "cancel", "id": "ü"})
     assert heard.get(timeout=10) == {"kind": "cancel", "id": "ü"}
-    relay.send_all({"kind": "connection_lost", "connection": 3})
+    assert relay.send_all({"kind": "connection_lost", "connection": 3}) == 1
     assert heard.get(timeout=10) == {"kind": "connection_lost", "connection": 3}
 
 
@@ -48,7 +48,7 @@ def test_a_child_that_is_no_more_is_told_from_one_that_heard(relay):
 def test_what_a_dead_child_left_is_cleared_away(relay):
     left = Path(relay._path(999_999_999))
     left.touch()
-    relay.send_all({"kind": "connection_lost"})
+    assert relay.send_all({"kind": "connection_lost"}) == 0
     assert not left.exists()
 
 

@@ -1,0 +1,198 @@
+"""The cases about costs: a permit, a delta that is merged, and a cluster that has nothing to say."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import math
+import os
+import random
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from celery import Celery
+
+from benchmarks.cluster.outcome import Outcome, at_most
+from benchmarks.cluster.plan import Plan
+from benchmarks.cluster.stage import Say
+from benchmarks.measure import median
+from remote_inference import Priority
+from remote_inference.cancel import CancelToken
+from remote_inference.clock import SystemClock
+from remote_inference.cluster.base import Cost, LimitKey
+from remote_inference.cluster.limiter import GossipRateLimiter
+from remote_inference.cluster.replica import Replica
+from remote_inference.config import RateLimits
+from remote_inference.errors import LimitReached
+from remote_inference.messaging.gossip import Gossip
+from remote_inference.messaging.publisher import Publisher
+from remote_inference.testing.clock import VirtualClock
+
+__all__ = ["COSTS", "IDLE", "run_costs", "run_idle"]
+
+COSTS = "CPU of a permit, and of a delta that is merged, at 1, 8 and 64 replicas"
+IDLE = "50 idle replicas"
+
+_KEY = LimitKey("openai", "benchmark", "cluster")
+_COST = Cost(20, 20)
+_LIMIT = 600_000  # requests a minute
+_STEP = 0.25  # virtual seconds
+_FIRST_MINUTE = 61.0  # virtual seconds: who comes first does not know what was spent before
+_AT_ONCE = 4  # replicas that join in a step
+_WARM_UP = 6.0  # virtual seconds in which rights are shared out
+_PER_STEP = 20  # permits of each replica
+
+
+class _Net:
+    """Replicas with their limiters on a virtual clock, and the broadcast between them."""
+
+    def __init__(self) -> None:
+        self.clock = VirtualClock()
+        self._sent: list[bytes] = []
+        self.replicas: list[Replica] = []
+        self.limiters: list[GossipRateLimiter] = []
+        self.deltas: list[float] = []
+        self.token = CancelToken()
+
+    def join(self) -> None:
+        """One more."""
+        number = len(self.replicas)
+        replica = Replica(self.clock, name=str(number), rng=random.Random(number))
+        limiter = GossipRateLimiter(self.clock, replica)
+        replica.send = self._sent.append
+        replica.start()
+        replica.online()
+        limits = RateLimits(requests_per_minute=_LIMIT, tokens_per_minute=100 * _LIMIT)
+        limiter.configure(_KEY, limits, deployment="benchmark")
+        self.replicas.append(replica)
+        self.limiters.append(limiter)
+
+    def step(self) -> None:
+        """Let a little time pass, and carry the messages; what each delta costs the first replica is kept."""
+        self.clock.advance(_STEP)
+        messages = self._sent[:]
+        self._sent.clear()
+        first, *others = self.replicas
+        own = f'"i":"{first.id}"'.encode()
+        deltas = [body for body in messages if b'"k":"d"' in body and own not in body]
+        rest = [body for body in messages if body not in deltas]
+        # In one go: a process has its caches to itself, and not to 64 replicas.
+        began = time.process_time_ns()
+        for body in deltas:
+            first.receive(body)
+        if deltas:
+            self.deltas.append((time.process_time_ns() - began) / len(deltas))
+        for body in rest:
+            first.receive(body)
+        for replica in others:
+            for body in messages:
+                replica.receive(body)
+        for replica in self.replicas:
+            replica.tick()
+
+    def permits(self, limiter: GossipRateLimiter) -> float:
+        """Take and settle some; nanoseconds of CPU of one, NaN if there was none to be had."""
+        acquire, token = limiter.acquire, self.token
+        taken = 0
+        began = time.process_time_ns()
+        try:
+            for _ in range(_PER_STEP):
+                permit = acquire(
+                    _KEY, "benchmark", _COST, priority=Priority.NORMAL, patience=0.0, token=token
+                )
+                permit.settle(_COST)
+                taken += 1
+        except LimitReached:
+            return math.nan
+        return (time.process_time_ns() - began) / taken
+
+
+def run_costs(plan: Plan, say: Say) -> Outcome:
+    """Take permits in one of many replicas, all of which spend, and merge what the others say."""
+    goals, figures = [], {}
+    for count in sorted({1, min(8, plan.replicas), plan.replicas}):
+        permit, delta = _costs(count, plan.steps)
+        say(f"  {count} replicas: a permit {permit:.1f} µs, a delta {delta:.1f} µs")
+        figures[str(count)] = {"permit_us": permit, "delta_us": delta}
+        goals.append(at_most(f"CPU of a permit, taken and settled, {count} replicas, µs", permit, 15.0))
+        if count > 1:
+            goals.append(at_most(f"CPU of merging a delta, {count} replicas, µs", delta, 50.0))
+    return Outcome(name="costs", title=COSTS, goals=goals, figures=figures)
+
+
+def _costs(replicas: int, steps: int) -> tuple[float, float]:
+    """Median microseconds of CPU of a permit and of a delta."""
+    net = _Net()
+    net.join()
+    for _ in range(int(_FIRST_MINUTE / _STEP)):
+        net.step()
+    while len(net.replicas) < replicas:
+        for _ in range(min(_AT_ONCE, replicas - len(net.replicas))):
+            net.join()
+        net.step()
+    for _ in range(int(_WARM_UP / _STEP)):
+        net.step()
+        for limiter in net.limiters:
+            net.permits(limiter)
+    gc.collect()
+    gc.freeze()  # the other replicas are no part of a process's heap
+    net.deltas.clear()
+    taken: list[float] = []
+    for _ in range(steps):
+        net.step()
+        first, *_ = [net.permits(limiter) for limiter in net.limiters]
+        if not math.isnan(first):
+            taken.append(first)
+    gc.unfreeze()
+    return median(taken) / 1000, median(net.deltas) / 1000
+
+
+def run_idle(plan: Plan, say: Say) -> Outcome:
+    """Replicas on the real broker with a limit to share and nobody who asks: what they publish."""
+    with contextlib.ExitStack() as stack:
+        replicas = stack.enter_context(_gossiping(plan.idle))
+        time.sleep(min(10.0, plan.idle_seconds))  # the newcomers' hellos
+        members = [len(replica.status()["members"]) for replica in replicas]
+        cpu, before = time.process_time(), sum(replica.counters["sent"] for replica in replicas)
+        time.sleep(plan.idle_seconds)
+        sent = sum(replica.counters["sent"] for replica in replicas) - before
+        cpu = time.process_time() - cpu
+    rate = sent / plan.idle_seconds
+    say(f"  {rate:.1f} messages/s by {plan.idle} replicas")
+    return Outcome(
+        name="idle",
+        title=IDLE,
+        goals=[at_most(f"messages/s that {plan.idle} idle replicas publish in all", rate, 20.0)],
+        figures={
+            "per_second": rate,
+            "members_seen": [min(members), max(members)],
+            "cpu_percent_of_a_core_each": 100 * cpu / plan.idle_seconds / plan.idle,
+        },
+    )
+
+
+@contextlib.contextmanager
+def _gossiping(count: int) -> Iterator[list[Replica]]:
+    """So many replicas in this process, each on a connection of its own; they share the one that publishes."""
+    broker = os.environ.get("RABBITMQ_URL", "amqp://guest:guest@localhost//")
+    app = Celery("idle", broker=broker, set_as_current=False)
+    with contextlib.ExitStack() as stack:
+        publisher = Publisher(app.connection_for_write)
+        stack.callback(publisher.close)
+        replicas: list[Replica] = []
+        members: list[Any] = []
+        for number in range(count):
+            replica = Replica(SystemClock(), name=f"idle {number}")
+            limiter = GossipRateLimiter(SystemClock(), replica)
+            limiter.configure(_KEY, RateLimits(requests_per_minute=_LIMIT), deployment="benchmark")
+            replica.start()
+            gossip = Gossip(replica, app.connection_for_write, publisher)
+            stack.callback(gossip.close)
+            gossip.start()
+            replicas.append(replica)
+            members.append(gossip)
+        for gossip in members:
+            if not gossip.wait_online(30.0):
+                raise RuntimeError("a replica did not reach the broker")
+        yield replicas

@@ -1,0 +1,108 @@
+"""How large a replicated value may be, and of what: what passes these bounds is refused wherever it comes from.
+
+They are far above what a cluster of hundreds of replicas says, and keep a broken or foreign peer from filling the
+memory, or from leaving something here at which a later operation would fail: a number that no float can hold, a
+string that cannot be encoded, a list where something hashable is asked.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+__all__ = [
+    "DEEPEST",
+    "LARGEST",
+    "LONGEST_NAME",
+    "LONGEST_VALUE",
+    "MOST_MEMBERS",
+    "canonical",
+    "check_members",
+    "check_name",
+    "check_value",
+]
+
+LARGEST = 2**53
+"""Greatest number, either side of zero: up to here every JSON reader agrees about an integer. Counters stay there."""
+
+LONGEST_NAME = 300
+"""Characters of a replica's id, an element, or one part of a path."""
+
+MOST_MEMBERS = 4_096
+"""Replicas in a counter, elements in a set. What comes in and would make it more is refused."""
+
+DEEPEST = 4
+"""Lists and objects within each other in a register's value."""
+
+LONGEST_VALUE = 16_000
+"""Characters of a register's value, about: a number counts for ten."""
+
+
+def check_name(name: object) -> None:
+    """Check what names a replica, an element or a part of a path.
+
+    Raises:
+        ValueError: it is no string, too long, or has lone surrogates, which no encoder would take.
+    """
+    if type(name) is not str or len(name) > LONGEST_NAME or not _encodable(name):
+        raise ValueError("not a name")
+
+
+def check_members(known: dict[str, Any], coming: dict[str, Any]) -> None:
+    """Check that both together are not more members than one value may have.
+
+    Raises:
+        ValueError: they are.
+    """
+    if len(known) + len(coming) > MOST_MEMBERS and len(known.keys() | coming.keys()) > MOST_MEMBERS:
+        raise ValueError("too many members")
+
+
+def check_value(value: object) -> None:
+    """Check what a register is to hold.
+
+    Raises:
+        ValueError: it is not JSON, or deeper than `DEEPEST`, or longer than `LONGEST_VALUE`.
+    """
+    if _size(value, DEEPEST) > LONGEST_VALUE:
+        raise ValueError("not JSON, too deep or too long")
+
+
+def canonical(value: Any) -> str:
+    """The JSON text that is the same for the same value, to order two values by."""
+    return json.dumps(value, sort_keys=True)
+
+
+_TOO_LONG = LONGEST_VALUE + 1
+
+
+def _size(value: Any, depth: int) -> int:
+    """About how many characters a value is long; `_TOO_LONG` or more if it is not JSON or too deep."""
+    kind = type(value)
+    if kind is str:
+        return len(value) + 2 if len(value) <= LONGEST_VALUE and _encodable(value) else _TOO_LONG
+    if kind is int or kind is float:
+        return 10 if -LARGEST <= value <= LARGEST else _TOO_LONG  # nan and infinity are not within
+    if value is None or kind is bool:
+        return 4
+    if depth == 0 or (kind is not list and kind is not dict):
+        return _TOO_LONG
+    size = 2
+    for part in value:
+        if kind is dict:
+            size += _size(part, 0) if type(part) is str else _TOO_LONG
+            part = value[part]
+        size += 1 + _size(part, depth - 1)
+        if size > LONGEST_VALUE:  # long enough: the rest is not read
+            break
+    return size
+
+
+def _encodable(text: str) -> bool:
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -1,0 +1,422 @@
+"""`Ledger`: the rights to one dimension of a limit, of which the cluster's replicas hold parts.
+
+A bounded counter (Balegas et al., "Extending Eventually Consistent Cloud Databases for Enforcing Numeric Invariants",
+2015; the idea is escrow, O'Neil 1986): the rights of all live replicas together never exceed the limit, and a replica
+spends, in any window, no more than the rights that it holds. So the limit holds whatever gossip is lost, late or cut
+off; gossip only moves rights to where they are wanted, and only such as are free.
+
+What a replica holds it tells in its `Record`, which only it writes. To give, it counts ``given[taker]`` up; the taker,
+when it hears that, counts ``taken[giver]`` up: two G-counters. Records and counters may be heard late, in any order or
+not at all; whoever adds up what all hold counts a right at most once too often then, never too rarely. What nobody
+holds (at the first start, after a death) is taken by one of them, the lowest id that knows the ledger, less what the
+dead have spent within the window and may have spent unheard.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from .sharing import split, water_fill
+
+__all__ = ["Ledger", "Peer", "Record"]
+
+HORIZON = 1.0
+"""Seconds for which a replica keeps rights in hand: two rounds of gossip."""
+HEADROOM = 1.25
+"""A replica that gets all it wants is taken to want so much more than it uses."""
+CATCH_UP = 1.1
+"""How much faster than its share a replica may go, to use what lay idle: the rights bound it anyway."""
+RESERVE = 0.25
+"""Seconds' worth of an equal part that an idle replica keeps, so that a first request need not ask for it."""
+AMPLE = 100
+"""With so many rights a replica, one of them is kept by each that is idle."""
+STRICTNESS = 1.02
+"""The merged count, which lags, may pass the limit by so much before it holds up by itself."""
+HUNGRY = 1.0
+"""Seconds for which an unmet wish is remembered."""
+CROWDED = 2.0
+"""Seconds after which rights that are too many are given up; until then they only count less. What is heard of a gift
+before its giver's word looks like too many for a moment."""
+PATIENCE = 2.0
+"""Seconds after which a request that waits is served before younger ones elsewhere."""
+OUTSIDE = 10.0
+"""Seconds for which the provider's word on what is left holds, if it does not say it again."""
+_RATE_MEMORY = 2.0
+_LARGEST = 2**53
+_NOTHING: Mapping[str, int] = {}
+_NUMBERS = frozenset({int, float})
+
+
+class Record:
+    """What a replica says of its part of a ledger; see `Ledger.record`."""
+
+    __slots__ = (
+        "free",
+        "given",
+        "held",
+        "hungry",
+        "limit",
+        "need",
+        "outside",
+        "pace",
+        "rate",
+        "spare",
+        "taken",
+        "touched",
+        "waiting",
+    )
+
+    def __init__(self, value: Any) -> None:
+        """Raises ValueError: it is not what a record is."""
+        try:
+            plus, minus, given, taken, limit, rate, hungry, free, need, spare, pace, waiting, outside = value[
+                :13
+            ]
+        except (TypeError, ValueError):
+            raise ValueError("not a record") from None
+        for count in (plus, minus, given, taken):
+            if type(count) is not int or not 0 <= count <= _LARGEST:
+                raise ValueError("not a count")
+        for amount in (
+            rate,
+            hungry,
+            free,
+            need,
+            spare,
+            pace,
+            waiting,
+            outside,
+            0 if limit is None else limit,
+        ):
+            if type(amount) not in _NUMBERS or not 0 <= amount <= 1e15:
+                raise ValueError("not an amount")
+        self.held = plus - minus - given + taken
+        if self.held < 0:
+            raise ValueError("its rights do not add up")
+        self.touched = plus > 0
+        self.given, self.taken = given, taken
+        self.limit = math.inf if limit is None else limit
+        self.rate, self.hungry, self.free = rate, bool(hungry), free
+        self.need, self.spare, self.pace = need, spare, pace
+        self.waiting, self.outside = waiting, outside
+
+
+@dataclass
+class Peer:
+    """Another replica as a ledger sees it in one round."""
+
+    name: str
+    record: Record
+    weight: float
+    joining: bool
+
+
+class Ledger:
+    """One replica's part. Not thread-safe; times are monotonic.
+
+    Args:
+        name: of the dimension and what it limits.
+        span: seconds of the window; 0.0 for concurrency.
+        now: the time.
+    """
+
+    def __init__(self, name: str, *, span: float, now: float) -> None:
+        self.name = name
+        self.span = span
+        self.limit = math.inf
+        """What this replica's configuration allows."""
+        self.total = math.inf
+        """What the cluster's allows: the least of all."""
+        self.usable: float = 0
+        """Rights that may be used: those held, or fewer while all together are too many."""
+        self.share = math.inf
+        """Units a second (in flight, for concurrency) that are this replica's part, were it to want them."""
+        self.records: dict[str, Record] = {}
+        """What the others say of theirs."""
+        self.gifts: dict[str, Mapping[str, int]] = {}
+        """What each of the others has given to whom, in all."""
+        self.receipts: dict[str, Mapping[str, int]] = {}
+        """What each of the others has taken from whom, in all."""
+        self.given: dict[str, int] = {}
+        """What this replica has given to whom."""
+        self.taken: dict[str, int] = {}
+        """What this replica has taken from whom."""
+        self.merged = 0
+        """What the others have spent within the window."""
+        self.rate = 0.0
+        self.need = 0.0
+        self.spare = 0.0
+        self._leads_since = math.inf
+        self.outside = 0.0
+        self._outside_until = now
+        self._plus = self._minus = self._given = self._taken = 0
+        self._spent = 0
+        self._looked = now
+        self._hungry_until = -math.inf
+        self._claim = 0.0
+        self._claimed_at = self._claim_until = -math.inf
+        self._owed = 0
+        self._part = 1.0
+        self._crowded_at = math.inf
+        self.free = 0.0
+
+    @property
+    def held(self) -> int:
+        """The rights that this replica holds."""
+        return self._plus - self._minus - self._given + self._taken
+
+    @property
+    def unknown(self) -> bool:
+        """Whether nobody, as far as is known, has ever held any of it."""
+        return not self._plus and not any(record.touched for record in self.records.values())
+
+    @property
+    def others_can_spare(self) -> bool:
+        """Whether somebody has more than it needs, by what was heard."""
+        return any(record.spare >= 1 for record in self.records.values())
+
+    # -- what happens between two rounds
+
+    def spend(self, amount: int) -> None:
+        """So much was reserved (less than nothing: given back)."""
+        self._spent += amount
+
+    def want(self, amount: float, now: float, until: float) -> bool:
+        """A request of that cost had to wait, until then as it seems. Whether that is news."""
+        news = now >= self._hungry_until or (self._claim < amount and now >= self._claim_until)
+        self._hungry_until = max(self._hungry_until, min(until, now + 5.0) + HUNGRY)
+        if now >= self._claim_until:
+            self._claimed_at, self._claim = now, 0.0
+        if amount >= self._claim:
+            self._claim = amount
+        self._claim_until = max(self._claim_until, min(until, now + 5.0) + HUNGRY)
+        return news
+
+    def served(self, amount: float) -> None:
+        """A request of that cost got what it wanted."""
+        if amount >= self._claim:
+            self._claim_until = -math.inf
+
+    def accept(self, giver: str, me: str) -> int:
+        """Take what that replica has given to us; how much that is."""
+        gift = self.gifts.get(giver, _NOTHING).get(me, 0) - self.taken.get(giver, 0)
+        if gift <= 0:
+            return 0
+        self._taken += gift
+        self.taken[giver] = self.taken.get(giver, 0) + gift
+        self.usable += gift
+        return gift
+
+    def hear_left(self, left: float, used: int, slack: float, now: float) -> None:
+        """The provider says how much is left, when the cluster has used so much.
+
+        Where that is less than there should be, somebody else uses the key, or the provider's limit is lower than the
+        configured one: the rest is theirs, for as long as the provider says so.
+        """
+        if self.total == math.inf:
+            return
+        amount = max(0.0, self.total - used - left - slack)
+        self.outside = amount if amount > self.outside else self.outside + 0.2 * (amount - self.outside)
+        self._outside_until = now + OUTSIDE
+
+    def give_up(self) -> None:
+        """Own nothing any more: the lease is over."""
+        self._plus = self._minus = self._given = self._taken = 0
+        self.given, self.taken = {}, {}
+        self._leads_since = math.inf
+        self.usable = 0
+        self.need = self.spare = self.free = 0.0
+
+    # -- a round
+
+    def round(
+        self,
+        now: float,
+        me: str,
+        weight: float,
+        peers: Sequence[Peer],
+        *,
+        used: int,
+        expiring: int,
+        leads: bool,
+        ready: bool,
+        settle: float = 0.0,
+        dead: float = 0.0,
+    ) -> int:
+        """Look at what all have said: take what nobody holds, give, and find out what is needed.
+
+        Args:
+            now: the time.
+            me, weight: this replica.
+            peers: the other live ones that know this ledger.
+            used: what this replica's window holds, or what it has in flight.
+            expiring: what of that goes within the `HORIZON`.
+            leads: whether this replica is the one to take what nobody holds.
+            ready: whether a request that waits could be sent, had it the rights.
+            settle: seconds for which it must have been so: time for another one to hear that it is not it any more.
+            dead: what those that are no more have spent within the window.
+
+        Returns:
+            Rights that were taken because nobody held them.
+        """
+        self._measure(now, used)
+        self._leads_since = min(self._leads_since, now) if leads else math.inf
+        if now >= self._outside_until:
+            self.outside = 0.0
+        self.total = min([self.limit, *(peer.record.limit for peer in peers)])
+        if self.total == math.inf:
+            self.usable = math.inf
+            return 0
+        total = int(self.total)
+        held = self.held + sum(peer.record.held for peer in peers)
+        taken = 0
+        if held <= total:
+            self._crowded_at = math.inf
+            if leads and now - self._leads_since >= settle:
+                taken = max(0, math.floor(total - held - dead - self._on_the_way(me, peers)))
+                self._plus += taken
+                held += taken
+        elif self._crowded_at == math.inf:
+            self._crowded_at = now
+        elif now - self._crowded_at > CROWDED:
+            self._minus += min(self.held, math.ceil(self.held * (held - total) / held))
+            self._crowded_at = now
+        outside = max([self.outside, *(peer.record.outside for peer in peers)])
+        available = max(0.0, total - outside)
+        self._part = min(1.0, available / held) if held > available else 1.0
+        self._share_out(now, me, weight, peers, available, used, expiring, ready)
+        return taken
+
+    def _measure(self, now: float, used: int) -> None:
+        passed = now - self._looked
+        if passed > 0:
+            seen = max(0.0, self._spent / passed) if self.span else float(used)
+            self.rate += min(1.0, passed / _RATE_MEMORY) * (seen - self.rate)
+            self._spent, self._looked = 0, now
+
+    def _on_the_way(self, me: str, peers: Sequence[Peer]) -> int:
+        """What was given to one that lives, and is not among what it holds yet."""
+        records = {peer.name: peer.record for peer in peers}
+        total = 0
+        for taker in (me, *records):
+            taken = self.taken if taker == me else self.receipts.get(taker, _NOTHING)
+            for giver, gifts in ((me, self.given), *self.gifts.items()):
+                if taker in gifts:
+                    total += max(0, gifts[taker] - taken.get(giver, 0))
+        for name, record in records.items():  # a record and its counters need not be heard together
+            total += max(0, record.given - sum(self.gifts.get(name, _NOTHING).values()))
+            total += max(0, sum(self.receipts.get(name, _NOTHING).values()) - record.taken)
+        return total
+
+    def _share_out(
+        self,
+        now: float,
+        me: str,
+        weight: float,
+        peers: Sequence[Peer],
+        available: float,
+        used: int,
+        expiring: int,
+        ready: bool,
+    ) -> None:
+        hungry = now < self._hungry_until
+        flow = available / self.span if self.span else available
+        wants = [(math.inf if p.record.hungry else p.record.rate * HEADROOM, p.weight) for p in peers]
+        self.share = water_fill(flow, [(math.inf, weight), *wants])[0]
+        mine = self.share if hungry else min(self.share, self.rate * HEADROOM)
+        claim = self._claim if ready and now < self._claim_until else 0.0
+        ample = available >= (AMPLE if self.span else 2) * (len(peers) + 1)
+        if self.span:
+            part = weight / (weight + sum(peer.weight for peer in peers))
+            keep = max(mine * HORIZON - expiring, flow * RESERVE * part, claim, float(ample))
+        else:
+            keep = max(claim, float(ample))
+        self.usable = self._bounded()
+        free = max(0.0, self.usable - used)
+        self.need = max(0.0, keep - free) if peers else 0.0
+        self.spare = max(0.0, free - keep)
+        self._owed = 0
+        if peers and free + self.held > 0:
+            free -= self._give(now, peers, free)
+        self.free = max(0.0, free - self._owed)
+        self.usable = self._bounded() - self._owed
+
+    def _bounded(self) -> int:
+        """The rights that may be used: all that are held, if those of all are not too many by what is known."""
+        usable = self.held if self._part == 1.0 else int(self.held * self._part)
+        if self.span:
+            usable = min(usable, int(self.total * STRICTNESS - self.merged))
+        return max(0, usable)
+
+    def _give(self, now: float, peers: Sequence[Peer], free: float) -> int:
+        """Give what can be spared to those that need it; how much that was."""
+        needy = [peer for peer in peers if peer.record.need > 0 and not peer.joining]
+        if not needy:
+            return 0
+        given = 0
+        if self.spare >= 1:
+            wanted = sum(peer.record.need for peer in needy)
+            spare = self.spare + sum(peer.record.spare for peer in peers)
+            amount = min(self.spare, math.ceil(wanted * self.spare / spare))
+            for peer, part in zip(needy, split(int(amount), [p.record.need for p in needy]), strict=True):
+                given += self._hand(peer.name, part)
+        else:
+            # Nobody can spare anything: then by age. Who has waited for longer than its part would need is served
+            # first, by all, as soon as they have something: else a large request could never gather its rights.
+            oldest = max(needy, key=lambda peer: peer.record.waiting)
+            if oldest.record.waiting > max(self.waiting(now), self._patience(oldest)):
+                owed = math.ceil(oldest.record.need / len(peers))
+                given = self._hand(oldest.name, min(int(free), owed))
+                self._owed = min(owed - given, self.held)
+        if given:
+            self.spare = max(0.0, self.spare - given)
+        return given
+
+    def _patience(self, peer: Peer) -> float:
+        if not self.span or self.share <= 0:
+            return PATIENCE
+        return max(PATIENCE, float(1.5 * peer.record.need / self.share))
+
+    def _hand(self, taker: str, amount: int) -> int:
+        if amount > 0:
+            self._given += amount
+            self.given[taker] = self.given.get(taker, 0) + amount
+        return amount
+
+    def waiting(self, now: float) -> float:
+        """For how long the request that waits has waited."""
+        return now - self._claimed_at if now < self._claim_until else 0.0
+
+    def record(self, now: float) -> list[Any]:
+        """What to tell the others, see `Record`."""
+        return [
+            self._plus,
+            self._minus,
+            self._given,
+            self._taken,
+            None if self.limit == math.inf else int(self.limit),
+            round(self.rate, 2),
+            int(now < self._hungry_until),
+            int(self.free),
+            math.ceil(self.need),
+            int(self.spare),
+            round(min(self.share, 1e12) * CATCH_UP, 2),
+            round(self.waiting(now), 1),
+            int(self.outside),
+        ]
+
+    def forget(self, replica: str) -> None:
+        """It is long gone: what was exchanged with it is settled."""
+        for heard in (self.records, self.gifts, self.receipts):
+            heard.pop(replica, None)
+        given, taken = self.given.pop(replica, 0), self.taken.pop(replica, 0)
+        self._given -= given
+        self._minus += given
+        self._taken -= taken
+        self._plus += taken
+
+    def __repr__(self) -> str:
+        return f"Ledger({self.name}, {self.held} of {self.total:g}, need={self.need:g}, spare={self.spare:g})"

@@ -1,0 +1,122 @@
+"""The line of those that wait for a permit of one key.
+
+Waiters stand by deployment, ordered by priority and then by age. The first of those whose deployment has room under
+its own bound is the *leader*; only it waits for a time, all others for their event, so that what falls due wakes one
+thread and not all. What the leader cannot have, nobody behind it gets, however little they ask for: so a big request
+is not starved by small ones.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+from bisect import bisect_left, insort
+from collections.abc import Iterator
+from typing import Generic, Protocol, TypeVar
+
+from ..types import Priority
+from .base import Cost
+
+__all__ = ["Line", "Room", "Standing", "Waiter"]
+
+P = TypeVar("P")
+
+
+class Standing(Generic[P]):
+    """A deployment's place in the line."""
+
+    __slots__ = ("line", "name")
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.line: list[tuple[int, int, Waiter[P]]] = []  # sorted; (-priority, age) is unique
+
+    @property
+    def full(self) -> bool:
+        """Whether its own bound leaves no room, whatever the key's does."""
+        raise NotImplementedError
+
+
+class Waiter(Generic[P]):
+    """A thread that waits for a permit."""
+
+    __slots__ = ("cost", "event", "permit", "place", "standing", "wake_at")
+
+    def __init__(self, standing: Standing[P], cost: Cost, place: tuple[int, int]) -> None:
+        self.standing = standing
+        self.cost = cost
+        self.place = place
+        self.event = threading.Event()
+        self.permit: P | None = None
+        self.wake_at = math.inf
+
+
+class Room(Protocol[P]):
+    """What a line waits for. Called with the limiter's lock held."""
+
+    @property
+    def full(self) -> bool:
+        """Whether only the end of a running request makes room, for anybody."""
+
+    def standings(self) -> Iterator[Standing[P]]:
+        """All of the key's."""
+
+    def take(self, standing: Standing[P], cost: Cost, now: float) -> P | None:
+        """A permit, if there is one."""
+
+    def due(self, standing: Standing[P], cost: Cost, now: float) -> tuple[float, str]:
+        """When there is likely to be one, and what is lacking now."""
+
+
+class Line(Generic[P]):
+    """See the module. Not thread-safe."""
+
+    __slots__ = ("_count", "_room", "leader", "waiting")
+
+    def __init__(self, room: Room[P]) -> None:
+        self._room = room
+        self._count = 0
+        self.waiting = 0
+        self.leader: Waiter[P] | None = None
+
+    def join(self, standing: Standing[P], cost: Cost, priority: Priority) -> Waiter[P]:
+        """Stand in line."""
+        self._count += 1
+        waiter = Waiter(standing, cost, (-int(priority), self._count))
+        insort(standing.line, (*waiter.place, waiter))
+        self.waiting += 1
+        return waiter
+
+    def leave(self, waiter: Waiter[P], now: float) -> None:
+        """Give the place up."""
+        line = waiter.standing.line
+        del line[bisect_left(line, waiter.place)]  # a shorter tuple sorts before a longer one
+        self.waiting -= 1
+        self.hand_out(now)
+
+    def hand_out(self, now: float) -> None:
+        """Give permits to those first in line while there are any, and find the leader."""
+        room = self._room
+        while self.waiting and not room.full:
+            heads = [standing.line[0] for standing in room.standings() if standing.line and not standing.full]
+            if not heads:
+                break
+            waiter = min(heads)[2]
+            permit = room.take(waiter.standing, waiter.cost, now)
+            if permit is None:
+                at, _ = room.due(waiter.standing, waiter.cost, now)
+                if self.leader is not waiter or at < waiter.wake_at:
+                    waiter.event.set()  # it has to wait for another time than it does
+                self.leader, waiter.wake_at = waiter, at
+                return
+            del waiter.standing.line[0]
+            self.waiting -= 1
+            waiter.permit = permit
+            waiter.event.set()
+        self.leader = None  # only the end of a running request changes anything, and that calls this
+
+    def wake_all(self) -> None:
+        """Let everybody look again: some may have to wait for longer than they can."""
+        for standing in self._room.standings():
+            for entry in standing.line:
+                entry[2].event.set()

@@ -1,0 +1,68 @@
+"""How quickly a replica may use what it may use: a token bucket, so that a minute's worth does not go in a second."""
+
+from __future__ import annotations
+
+import math
+
+__all__ = ["Pace"]
+
+
+class Pace:
+    """Units a second, of which ``burst`` seconds' worth may go at once after a quiet time. Not thread-safe.
+
+    A cost above the bucket's size passes when the bucket is full, and is paid back by those that follow.
+
+    Args:
+        burst: seconds' worth; see `RateLimits.burst`.
+        now: monotonic.
+    """
+
+    __slots__ = ("_at", "_burst", "_level", "_rate", "_size")
+
+    def __init__(self, burst: float, now: float) -> None:
+        self._burst = burst
+        self._rate = math.inf
+        self._size = math.inf
+        self._level = math.inf
+        self._at = now
+
+    def set_rate(self, rate: float, now: float) -> None:
+        """From now on so many units a second; infinite: as many as there are."""
+        if rate == self._rate:
+            return
+        if rate == math.inf:
+            self._rate = self._size = self._level = math.inf
+            return
+        size = max(rate * self._burst, 1.0)
+        if self._rate == math.inf:
+            level = size if self._level == math.inf else self._level
+        else:
+            self._refill(now)
+            level = self._level
+        self._rate, self._size, self._level, self._at = rate, size, min(level, size), now
+
+    def due(self, cost: float, now: float) -> float:
+        """When the cost may pass; now or earlier if it may."""
+        if self._level >= cost:
+            return now
+        self._refill(now)
+        lacking = min(cost, self._size) - self._level
+        if lacking <= 1e-9:
+            return now
+        return now + lacking / self._rate if self._rate > 0 else math.inf
+
+    def take(self, cost: float) -> None:
+        """It passed."""
+        self._level -= cost
+
+    def give_back(self, cost: float) -> None:
+        """It cost less (or more, if negative) than was taken."""
+        self._level = min(self._level + cost, self._size)
+
+    def _refill(self, now: float) -> None:
+        if now > self._at:
+            self._level = min(self._size, self._level + (now - self._at) * self._rate)
+            self._at = now
+
+    def __repr__(self) -> str:
+        return f"Pace({self._rate:g}/s, {self._level:.1f} of {self._size:.1f})"

@@ -1,0 +1,713 @@
+"""`Replica`: one process's copy of the replicated state, who the others are, and what it tells them. No I/O.
+
+Everybody hears everybody over a broadcast that may lose, repeat, delay and reorder. A replica says mostly what it alone
+may say (a single writer an entry), so that what was missed is mended by the next full record.
+
+Times in entries are the origin's own monotonic clock; whoever reads them adds the offset that it has measured: the
+smallest difference between a message's arrival and its sending, which is the clocks' difference plus the shortest way
+(as NTP's, RFC 5905, but one-way: what errs, errs late). So wall clocks may differ; they are compared only to tell.
+
+Being alive is a lease: a replica that has not heard its own echo in time knows that the others have given it up by
+then, or soon will, and stops before they do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import math
+import random
+import threading
+from collections.abc import Callable, Collection
+from typing import Any, Protocol
+
+from ..clock import Clock
+from .crdt import CrdtMap, Path
+
+__all__ = ["KEEPALIVE", "LEASE", "Part", "Replica"]
+
+logger = logging.getLogger(__name__)
+
+LEASE = 15.0
+"""Seconds for which a member lives after its last message."""
+GUARD = 1.0
+"""Seconds by which a member that hears no echo of its own stops before the others take it for dead."""
+KEEPALIVE = 4.0
+"""Seconds between full records of a member that has nothing to say: 50 of them make 12.5 messages a second."""
+LISTEN = 1.0
+"""Seconds for which a newcomer only listens."""
+PERIOD = 0.5
+"""Seconds between deltas while something changes; longer where there are more than `CROWD` members."""
+CROWD = 32
+URGENT_GAP = 0.02
+ANSWER_DELAY = 0.1
+"""Seconds within which a newcomer is answered, at random: many newcomers at once are answered together."""
+MEMORY = 150.0
+"""Seconds for which a dead member's entries are kept: its lease, and the window in which it has spent."""
+UNREACHED = 5.0
+"""Seconds after which a replica that cannot reach the broker at all works alone."""
+WRONG_CLOCK = 30.0
+"""Seconds by which a clock may differ from the middle of the others before it is taken for wrong."""
+COMPLAIN = 60.0
+OFFSET_MEMORY = 60.0
+"""Seconds after which a measured offset is replaced: quartz clocks drift by some 50 millionths."""
+
+VERSION = 1
+_DIGEST = 8
+_KEY = b"remote_inference gossip"
+_ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_HELLO, _DELTA, _FULL, _ARCHIVE, _BYE = "h", "d", "f", "a", "b"
+
+
+class Part(Protocol):
+    """What keeps a kind of entries (the first element of a path). All are called under the replica's lock."""
+
+    kinds: frozenset[str]
+
+    def merged(self, paths: list[Path]) -> None:
+        """Entries of its kinds changed by a message."""
+
+    def before_send(self, now: float) -> None:
+        """A message is about to be made: put into the state what there is to say."""
+
+    def members_changed(self, now: float) -> None:
+        """Somebody came, died or left; or this replica's own standing changed."""
+
+    def forgotten(self, replica: str) -> None:
+        """One that is no more, and whose entries are dropped."""
+
+    def rejoined(self, before: str) -> None:
+        """This replica has a new id and owns nothing: what it owned was given up, and is that of one who is no more."""
+
+
+class _Peer:
+    """Another member, as heard."""
+
+    __slots__ = (
+        "_earlier",
+        "_lowest",
+        "_since",
+        "gone",
+        "heard",
+        "joining",
+        "left",
+        "name",
+        "said",
+        "skew",
+        "weight",
+    )
+
+    def __init__(self, now: float) -> None:
+        self.heard = now
+        self.said = -math.inf  # its own clock, when it spoke last
+        self.name = ""
+        self.weight = 1.0
+        self.joining = True
+        self.gone = False
+        """It is no more, or was given up."""
+        self.left = False
+        """It said good-bye: what it has said is all."""
+        self.skew = 0.0
+        self._lowest = self._earlier = math.inf
+        self._since = now
+
+    @property
+    def offset(self) -> float:
+        """What to add to its monotonic times."""
+        return min(self._lowest, self._earlier)
+
+    def measure(self, sent: float, now: float) -> None:
+        if now - self._since > OFFSET_MEMORY:
+            self._earlier, self._lowest, self._since = self._lowest, math.inf, now
+        self._lowest = min(self._lowest, now - sent)
+
+
+class Replica:
+    """One member. Thread-safe; every figure of time is seconds, on the clock's `monotonic`.
+
+    Args:
+        clock: where time comes from.
+        name: for people: the worker and the process.
+        weight: how many requests it can run at once: its part where all want more than there is.
+        rng: for phases and answers.
+        on_skew: told (seconds) when this machine's clock is found wrong, and 0.0 when it is right again.
+    """
+
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        name: str = "",
+        weight: float = 1.0,
+        rng: random.Random | None = None,
+        on_skew: Callable[[float], None] | None = None,
+    ) -> None:
+        self._clock = clock
+        self.name = name
+        self.weight = weight
+        self._rng = rng or random.Random()
+        self._on_skew = on_skew
+        self.lock = threading.RLock()
+        self.state = CrdtMap()
+        self.send: Callable[[bytes], None] | None = None
+        self.id = self._new_id()
+        self.lease_until = math.inf
+        """Until when this replica may act on what it owns; infinite while it works alone."""
+        self.listening_until = -math.inf
+        """Until when it only listens; infinite while it waits for the broker."""
+        self.echo = -math.inf
+        """When it sent the latest message of its own that it has heard."""
+        self.skew = 0.0
+        """Seconds by which this wall clock is ahead of the middle of the others'."""
+        self.wrong_clock = False
+        self._peers: dict[str, _Peer] = {}
+        self._parts: list[Part] = []
+        self._part_of: dict[str, Part] = {}
+        self._own: dict[Path, None] = {}
+        self._online = False
+        self._started_at = math.inf
+        self._next_delta = self._next_full = self._next_hello = math.inf
+        self._soon = math.inf
+        self._last_sent = -math.inf
+        self._archive = False
+        self._quiet_until = -math.inf
+        self._steady_since = -math.inf
+        self._settled = False
+        self._acted = False
+        self.counters = {"sent": 0, "received": 0, "malformed": 0, "foreign": 0, "rejoined": 0}
+
+    # -- for those who keep something in the state
+
+    def attach(self, part: Part) -> None:
+        """From now on it keeps its kinds."""
+        with self.lock:
+            self._parts.append(part)
+            for kind in part.kinds:
+                self._part_of[kind] = part
+
+    def own(self, path: Path, cls: type[Any]) -> Any:
+        """An entry of our own (the path ends with our id) or a shared one that we change; under the lock."""
+        self._own[path] = None
+        return self.state.change(path, cls)
+
+    def forget(self, path: Path) -> None:
+        """Drop an entry that is of no more use; under the lock."""
+        self._own.pop(path, None)
+        self.state.forget(path)
+
+    def offset_of(self, replica: str) -> float | None:
+        """What to add to that replica's times; None where it is not known."""
+        if replica == self.id:
+            return 0.0
+        peer = self._peers.get(replica)
+        offset = math.inf if peer is None else peer.offset
+        return None if offset == math.inf else offset
+
+    def weight_of(self, replica: str) -> float:
+        """Its weight."""
+        peer = self._peers.get(replica)
+        return self.weight if peer is None else peer.weight
+
+    def knows(self, replica: str) -> bool:
+        """Whether it was heard, and what it said is still of use."""
+        return replica in self._peers
+
+    @property
+    def own_paths(self) -> Collection[Path]:
+        """The entries that this replica says."""
+        return self._own.keys()
+
+    def heard(self, replica: str) -> tuple[float, bool]:
+        """When it was heard last, and whether it said good-bye."""
+        peer = self._peers[replica]
+        return peer.heard, peer.left
+
+    def live(self, replica: str, now: float) -> bool:
+        """Whether it holds its lease. Nobody is dead to one who does not hear itself."""
+        if replica == self.id:
+            return True
+        peer = self._peers.get(replica)
+        if peer is None or peer.gone:
+            return False
+        return now < max(peer.heard, self._steady_since) + LEASE or not self.connected(now)
+
+    def members(self, now: float) -> list[str]:
+        """The ids of those who live, ours included, in order."""
+        return sorted([self.id, *(name for name in self._peers if self.live(name, now))])
+
+    def dead(self, now: float) -> list[str]:
+        """The ids of those who are no more, and whose entries are still here."""
+        return [name for name in self._peers if not self.live(name, now)]
+
+    def leads(self, now: float) -> bool:
+        """Whether this is the member that takes care of what belongs to nobody: the lowest id that is no newcomer."""
+        if not self.acts(now):
+            return False
+        return not any(
+            name < self.id and not peer.joining and self.live(name, now) for name, peer in self._peers.items()
+        )
+
+    def acts(self, now: float) -> bool:
+        """Whether its word counts on what belongs to nobody: it hears itself, and has listened for long enough."""
+        if self.alone:
+            return True
+        return now >= self.listening_until and self.connected(now) and not self.wrong_clock
+
+    def joining(self, replica: str) -> bool:
+        """Whether it only listens as yet."""
+        peer = self._peers.get(replica)
+        return peer is None or peer.joining
+
+    def connected(self, now: float) -> bool:
+        """Whether it has heard itself lately."""
+        return now - self.echo < KEEPALIVE + 2.0
+
+    @property
+    def alone(self) -> bool:
+        """No broker: whatever there is to share, there is nobody to share it with."""
+        return self.lease_until == math.inf and self.listening_until == -math.inf
+
+    def ready_at(self, now: float) -> float:
+        """When it may act on what it owns: now, or when that is to be expected."""
+        if now < self.listening_until:
+            return min(self.listening_until, now + LISTEN)
+        return now if now < self.lease_until else now + LISTEN
+
+    def urgent(self) -> None:
+        """Something cannot wait for the next delta. From any thread."""
+        with self.lock:
+            now = self._clock.monotonic()
+            if not self._online or now < self.listening_until:
+                return
+            if now - self._last_sent < URGENT_GAP:
+                self._soon = min(self._soon, self._last_sent + URGENT_GAP)
+                return
+            message = self._delta(now)
+        self._hand_over(message)
+
+    def soon(self) -> None:
+        """Something should not wait for the next delta: when the message that is being read is done with."""
+        self._soon = min(self._soon, max(self._clock.monotonic(), self._last_sent + URGENT_GAP))
+
+    # -- for the I/O
+
+    def start(self) -> None:
+        """There will be a broker: until it is reached nothing is handed out."""
+        with self.lock:
+            self._started_at = self._clock.monotonic()
+            self.listening_until = math.inf
+
+    def online(self) -> None:
+        """Messages of others arrive from now on."""
+        with self.lock:
+            now = self._clock.monotonic()
+            self._online = True
+            self._steady_since = now
+            if (
+                (self.listening_until != -math.inf and self._started_at < math.inf)
+                or self.alone
+                or now >= self.lease_until
+            ):
+                self._join(now)
+            else:  # only the connection was new: our lease holds, and they may have missed something
+                self._next_hello = now
+            messages = self._due(now)
+            self._next_delta = now + self._rng.random() * PERIOD
+            self._next_full = now + KEEPALIVE * (0.5 + self._rng.random() / 2)
+        for message in messages:
+            self._hand_over(message)
+
+    def offline(self) -> None:
+        """The connection is lost."""
+        with self.lock:
+            self._online = False
+
+    def leave(self) -> bytes | None:
+        """Say good-bye: what the message says is final, and its lease is over."""
+        with self.lock:
+            if not self._online:
+                return None
+            now = self._clock.monotonic()
+            self._before_send(now)
+            message = self._message(_BYE, self._full_entries(), now)
+            self._online = False
+            self.lease_until = -math.inf
+        self._hand_over(message)
+        return message
+
+    def receive(self, body: bytes | str) -> None:
+        """A message came. What is not one of ours is counted, and told once a minute."""
+        try:
+            head, entries, others = self._read(body)
+        except _Foreign as exc:
+            self._complain(str(exc))
+            return
+        with self.lock:
+            now = self._clock.monotonic()
+            self.counters["received"] += 1
+            if head["i"] == self.id:
+                self._echoed(head, now)
+                return
+            self._heard(head, entries, others, now)
+
+    def tick(self) -> float:
+        """Do what is due; returns the seconds until there is more to do."""
+        messages: list[bytes] = []
+        with self.lock:
+            now = self._clock.monotonic()
+            if self.listening_until == math.inf and now - self._started_at >= UNREACHED and not self._online:
+                self._go_alone()
+            if self._online:
+                self._look_around(now)
+                messages = self._due(now)
+            due = min(self._next_delta, self._next_full, self._next_hello, self._soon)
+            if now < self.listening_until < math.inf:
+                due = min(due, self.listening_until)
+            if (
+                now - self._last_sent < URGENT_GAP
+            ):  # who has something urgent meanwhile relies on us to come again
+                due = min(due, self._last_sent + URGENT_GAP)
+        for message in messages:
+            self._hand_over(message)
+        return max(0.0, min(due - self._clock.monotonic(), PERIOD))
+
+    def due(self) -> bool:
+        """Whether `tick` has something to do that should not wait."""
+        return self._soon <= self._clock.monotonic()
+
+    # -- inside, under the lock
+
+    def _due(self, now: float) -> list[bytes]:
+        messages = []
+        if now >= self.lease_until:  # given up by the others: begin anew, as somebody else
+            self._join(now)
+        if now >= self._next_hello:
+            if self.listening_until == -math.inf or now >= self.listening_until:
+                self._before_send(now)
+            self.state.delta()
+            messages.append(self._message(_HELLO, self._full_entries(), now))
+            self._next_hello = now + LISTEN if self.listening_until == math.inf else math.inf
+            return messages
+        if now >= self._next_full:
+            self._before_send(now)
+            self.state.delta()
+            messages.append(self._message(_FULL, self._full_entries(), now))
+            self._next_full = now + KEEPALIVE
+            self._next_delta = now + self._period(now)
+            self._soon = math.inf
+            if self._archive and self.leads(now):
+                messages.extend(self._archived(now))
+            self._archive = False
+        elif now >= min(self._next_delta, self._soon):
+            message = self._delta(now)
+            if message is not None:
+                messages.append(message)
+            self._next_delta = now + self._period(now)
+        return messages
+
+    def _period(self, now: float) -> float:
+        return PERIOD * max(1.0, len(self._peers) / CROWD)
+
+    def _delta(self, now: float) -> bytes | None:
+        self._soon = math.inf
+        self._before_send(now)
+        entries = self.state.delta()
+        return self._message(_DELTA, entries, now) if entries else None
+
+    def _before_send(self, now: float) -> None:
+        for part in self._parts:
+            part.before_send(now)
+
+    def _message(self, kind: str, entries: list[Any], now: float, **more: Any) -> bytes:
+        self._last_sent = now
+        self.counters["sent"] += 1
+        head = {
+            "v": VERSION,
+            "k": kind,
+            "i": self.id,
+            "m": math.floor(now * 1e4) / 1e4,  # never later than it was
+            "w": round(self._clock.time(), 3),
+            "s": int(now < self.listening_until),
+            "t": self.weight,
+            **more,
+        }
+        if kind in (_HELLO, _FULL):
+            head["n"] = self.name[:200]
+        head["e"] = entries
+        text = _ENCODE(head).encode()
+        return _digest(text) + text
+
+    def _hand_over(self, message: bytes | None) -> None:
+        send = self.send
+        if message is not None and send is not None:
+            send(message)
+
+    def _full_entries(self) -> list[Any]:
+        own = self._own
+        return self.state.full(own.__contains__)
+
+    def _archived(self, now: float) -> list[bytes]:
+        """What the dead have said, for newcomers, with the offset of their clocks to ours."""
+        messages = []
+        for name in self.dead(now):
+            offset = self.offset_of(name)
+            if offset is None:
+                continue
+            entries = self.state.full(lambda path, name=name: path[-1] == name)  # type: ignore[misc]
+            if entries:
+                peer = self._peers[name]
+                told = {name: [round(offset, 4), round(now - peer.heard, 3), int(peer.left)]}
+                messages.append(self._message(_ARCHIVE, entries, now, o=told))
+        return messages
+
+    def _join(self, now: float) -> None:
+        """Begin (again) as a newcomer who owns nothing."""
+        if self._acted:
+            self._before_send(now)
+            self.state.delta()
+        self._acted = False
+        mine = [path for path in self._own if path[-1] == self.id]
+        if mine:  # what was said under the old id is now the word of one who is no more
+            peer = self._peers[self.id] = _Peer(now)
+            peer.measure(0.0, 0.0)
+            peer.gone = peer.left = True  # nobody knows better what it did
+            peer.heard = self.echo if self.echo > -math.inf else now - LEASE
+            for path in mine:
+                del self._own[path]
+            self.counters["rejoined"] += 1
+            logger.warning("gossip: %s was not heard by the others in time; joins anew", self.name or self.id)
+        before, self.id = self.id, self._new_id()
+        self.echo = -math.inf
+        self._steady_since = now
+        self._settled = False
+        self.listening_until = self.lease_until = self._started_at = math.inf
+        self._next_hello = now
+        for part in self._parts:
+            part.rejoined(before)
+        self._soon = math.inf
+
+    def _go_alone(self) -> None:
+        logger.warning(
+            "gossip: no broker within %.0f s; %s counts its limits alone", UNREACHED, self.name or self.id
+        )
+        self.listening_until = -math.inf
+        self.lease_until = math.inf
+        self._acted = True
+        for part in self._parts:
+            part.members_changed(self._clock.monotonic())
+
+    def _look_around(self, now: float) -> None:
+        """Notice who has died, and drop what is too old to matter."""
+        changed = False
+        self._compare_clocks()
+        for name, peer in list(self._peers.items()):
+            if not peer.gone and not self.live(name, now):
+                peer.gone = True
+                changed = True
+                logger.info("gossip: member %s (%s) is no more heard", name, peer.name)
+            if peer.gone and now >= peer.heard + MEMORY:
+                del self._peers[name]
+                for part in self._parts:
+                    part.forgotten(name)
+                for path in [path for path in self.state.entries if path[-1] == name]:
+                    self.forget(path)
+        if changed or (self.listening_until <= now and not self._settled):
+            self._settled = self._acted = True
+            for part in self._parts:
+                part.members_changed(now)
+
+    def _echoed(self, head: dict[str, Any], now: float) -> None:
+        sent = head["m"]
+        if self.echo < sent <= now:
+            if not self.connected(now):
+                self._steady_since = now  # what the others said meanwhile was not heard either
+            self.echo = sent
+            if self.listening_until == math.inf:  # we hear ourselves, so we hear the others
+                self.listening_until = now + LISTEN
+                self._next_hello = math.inf
+            if not self.alone:
+                self.lease_until = sent + LEASE - GUARD
+
+    def _heard(self, head: dict[str, Any], entries: Any, others: dict[str, Any], now: float) -> None:
+        name = head["i"]
+        peer = self._peers.get(name)
+        new = peer is None
+        if peer is None:
+            peer = self._peers[name] = _Peer(now)
+        elif peer.gone and name not in others:
+            return  # given up: whatever it owned may be somebody else's by now; it will notice itself
+        peer.measure(head["m"], now)
+        peer.heard = now
+        peer.weight = head["t"]
+        was_joining, peer.joining = peer.joining, bool(head["s"])
+        if "n" in head:
+            peer.name = head["n"]
+        ahead = self._clock.time() - head["w"]  # too much by the time of the way
+        peer.skew = min(ahead, peer.skew + 0.05 * (ahead - peer.skew) + 0.001) if peer.skew else ahead
+        if head["k"] == _HELLO:
+            self._next_full = min(self._next_full, now + self._rng.random() * ANSWER_DELAY)
+            self._soon = min(self._soon, self._next_full)
+            self._archive = True
+        for other, (offset, age, left) in others.items():
+            if other not in self._peers and other != self.id:
+                known = self._peers[other] = _Peer(now - age)
+                known.measure(0.0, offset + peer.offset)
+                known.left = bool(left)
+                known.gone = known.left or age >= LEASE
+        changed = self._merge(name, entries, others)
+        if head["k"] == _BYE:
+            peer.gone = peer.left = True
+        if new or head["k"] == _BYE or was_joining != peer.joining:
+            for part in self._parts:
+                part.members_changed(now)
+        for part, paths in changed.items():
+            part.merged(paths)
+
+    def _merge(self, sender: str, entries: Any, others: dict[str, Any]) -> dict[Part, list[Path]]:
+        """Merge what the sender may say: of itself, of the dead it tells of, and what is shared by all."""
+        changed: dict[Part, list[Path]] = {}
+        if not isinstance(entries, list):
+            return changed
+        peers, mine = self._peers, self.id
+        admitted = []
+        for entry in entries:
+            try:
+                owner = entry[1][-1]
+            except (TypeError, LookupError):
+                self.counters["malformed"] += 1
+                continue
+            if (
+                owner != sender
+                and isinstance(owner, str)
+                and owner not in others
+                and (owner in peers or owner == mine)
+            ):
+                self.counters["foreign"] += 1
+                continue
+            admitted.append(entry)
+        for path in self.state.merge(admitted):
+            part = self._part_of.get(path[0])
+            if part is not None:
+                changed.setdefault(part, []).append(path)
+        return changed
+
+    def _compare_clocks(self) -> None:
+        """How far this machine's clock is off the middle of the others'."""
+        skews = sorted(p.skew for p in self._peers.values() if not p.gone)
+        middle = skews[len(skews) // 2] if skews else 0.0
+        self.skew = middle
+        wrong = abs(middle) > WRONG_CLOCK
+        if wrong != self.wrong_clock:
+            self.wrong_clock = wrong
+            if wrong:
+                logger.warning(
+                    "gossip: this machine's clock is %.1f s off the others'; it keeps its last share of the limits",
+                    middle,
+                )
+            if self._on_skew is not None:
+                self._on_skew(middle if wrong else 0.0)
+
+    def _read(self, body: bytes | str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+        raw = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body)
+        if raw[: 2 * _DIGEST] != _digest(raw[2 * _DIGEST :]):
+            raise _Foreign("it has no digest of ours")
+        try:
+            head = json.loads(raw[2 * _DIGEST :])
+        except (ValueError, RecursionError):
+            raise _Foreign("it is no JSON") from None
+        if not isinstance(head, dict) or not _is_head(head):
+            raise _Foreign("its head is not understood")
+        entries = head.pop("e", None)
+        return head, entries, _others(head.get("o"))
+
+    def _complain(self, reason: str) -> None:
+        now = self._clock.monotonic()
+        self.counters["malformed"] += 1
+        if now >= self._quiet_until:
+            self._quiet_until = now + COMPLAIN
+            logger.warning(
+                "gossip: a message was ignored: %s (%d so far; told once a minute)",
+                reason,
+                self.counters["malformed"],
+            )
+
+    def _new_id(self) -> str:
+        return f"{self._rng.getrandbits(40):010x}"
+
+    def status(self) -> dict[str, Any]:
+        """For a status page."""
+        with self.lock:
+            now = self._clock.monotonic()
+            return {
+                "id": self.id,
+                "alone": self.alone,
+                "connected": self.connected(now),
+                "members": {
+                    name: {
+                        "name": peer.name,
+                        "heard": round(now - peer.heard, 2),
+                        "skew": round(-peer.skew, 3),
+                    }
+                    for name, peer in self._peers.items()
+                    if self.live(name, now)
+                },
+                "skew": round(self.skew, 3),
+                "wrong_clock": self.wrong_clock,
+                **self.counters,
+                "ignored": self.state.ignored,
+            }
+
+    def __repr__(self) -> str:
+        return f"Replica({self.id}, {len(self._peers)} peers known, {self.name!r})"
+
+
+class _Foreign(Exception):
+    """A message that is none of ours."""
+
+
+def _digest(text: bytes) -> bytes:
+    """Against what was garbled or meant for somebody else; it is no protection from one who means it."""
+    return hashlib.blake2b(text, digest_size=_DIGEST, key=_KEY).hexdigest().encode()
+
+
+_KINDS = frozenset({_HELLO, _DELTA, _FULL, _ARCHIVE, _BYE})
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and -1e15 < value < 1e15
+
+
+def _is_head(head: dict[str, Any]) -> bool:
+    try:
+        name, person, weight = head["i"], head.get("n", ""), head["t"]
+        return (
+            type(head["v"]) is int
+            and head["v"] >= 1
+            and head["k"] in _KINDS
+            and type(name) is str
+            and 0 < len(name) <= 64
+            and type(person) is str
+            and len(person) <= 300
+            and _number(head["m"])
+            and _number(head["w"])
+            and _number(head["s"])
+            and _number(weight)
+            and 0 < weight <= 1e6
+        )
+    except (KeyError, TypeError):
+        return False
+
+
+def _others(told: Any) -> dict[str, Any]:
+    """Of whom, besides itself, a message speaks: the dead."""
+    if told is None or not isinstance(told, dict):
+        return {}
+    return {
+        name: values[:3]
+        for name, values in told.items()
+        if len(name) <= 64
+        and isinstance(values, list)
+        and len(values) >= 3
+        and all(_number(v) for v in values[:3])
+    }

@@ -1,0 +1,89 @@
+"""`Membership`: a process among those that share limits, circuits and what they learn: replica, gossip, limiter."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from kombu.connection import Connection
+
+from ..clock import Clock
+from ..cluster import GossipRateLimiter, LimitKey, RateLimiter, Replica, SharedEstimates, TokenEstimates
+from ..config import Deployment
+from ..events import ClockSkewed, Hooks
+from ..messaging.gossip import Gossip
+from ..messaging.publisher import Publisher
+
+__all__ = ["Membership", "MembershipParts"]
+
+
+class MembershipParts(Protocol):
+    """What is needed of the `Inference` object."""
+
+    clock: Clock
+    hooks: Hooks
+
+    @property
+    def publisher(self) -> Publisher:
+        """This process's."""
+
+
+class Membership:
+    """One a process; made again after a fork.
+
+    Args:
+        parts: clock, hooks and publisher.
+        connection: makes the (unopened) connection to listen on; None: this process is by itself.
+        name: for people.
+        slots: how many requests this process runs at most.
+    """
+
+    def __init__(
+        self,
+        parts: MembershipParts,
+        *,
+        connection: Callable[[], Connection] | None = None,
+        name: str = "",
+        slots: int = 1,
+    ) -> None:
+        def skewed(seconds: float) -> None:
+            parts.hooks(ClockSkewed(deployment="", seconds=seconds))
+
+        self.replica = Replica(parts.clock, name=name, weight=slots, on_skew=skewed)
+        self.limiter: RateLimiter = GossipRateLimiter(parts.clock, self.replica)
+        self.estimates = TokenEstimates()
+        self._shared_estimates = SharedEstimates(self.replica, self.estimates)
+        self._gossip: Gossip | None = None
+        if connection is not None:
+            self._gossip = Gossip(self.replica, connection, parts.publisher, clock=parts.clock)
+
+    @property
+    def shared(self) -> Replica | None:
+        """The replica, where there may be others."""
+        return None if self._gossip is None else self.replica
+
+    def serve(self, deployments: Iterable[Deployment]) -> None:
+        """Take part in the limits of these deployments before their first request."""
+        for deployment in deployments:
+            key = LimitKey.of(deployment)
+            self._shared_estimates.watch(key)
+            self.limiter.configure(
+                key,
+                deployment.rate_limits,
+                deployment=deployment.name,
+                max_concurrent=deployment.max_concurrent,
+            )
+
+    def start(self) -> None:
+        """Begin to hear and to be heard."""
+        if self._gossip is not None:
+            self.replica.start()
+            self._gossip.start()
+
+    def close(self) -> None:
+        """Say good-bye."""
+        if self._gossip is not None:
+            self._gossip.close()
+
+    def __repr__(self) -> str:
+        return f"Membership({self.replica!r})"
