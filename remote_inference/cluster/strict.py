@@ -12,7 +12,6 @@ import logging
 import math
 import threading
 import uuid
-import weakref
 from bisect import bisect_left, insort
 from typing import Any
 
@@ -23,7 +22,9 @@ from ..errors import ConfigurationError, LimitReached
 from ..policy.quota import QuotaReport
 from ..types import Priority
 from .account import Account, Holding, Terms
+from .asking import FIRST_BACKOFF, AskingDeployment, AskingKey, AskingThread
 from .base import Cost, LimitKey
+from .keeper import Keeper
 from .store import LimitStore, StoreUnavailable
 from .window import DIMENSIONS, Ceilings
 
@@ -36,83 +37,9 @@ STORE_UNAVAILABLE = "store_unavailable"
 
 _SHORTEST_RETRY = 0.1  # seconds, for who is told to come again without having been told when by the store
 _SHORTEST_WAIT = 0.01  # seconds between two questions of one line; what falls due meanwhile is not lost
-_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 5.0  # seconds without a question after the store did not answer
-_GATHER = 0.02  # seconds in which another exchange may take along what ended
+_LONGEST_BACKOFF = 5.0  # seconds
 _COMPLAIN_EVERY = 60.0  # seconds between two warnings
 _ROUNDING = 1e-6  # so that who asks at `retry_at` is not a rounding error early
-
-
-class _Member:
-    """A deployment on a key."""
-
-    __slots__ = ("burst", "ceilings", "full_until", "line", "max_concurrent", "name")
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-        self.ceilings = Ceilings()
-        self.burst = 60.0
-        self.max_concurrent = math.inf
-        self.full_until = -math.inf  # of its own bound, as the store said; monotonic
-        self.line: list[tuple[int, int, _Waiter]] = []  # sorted; (-priority, age) is unique
-
-
-class _Waiter:
-    """A thread that waits for a permit."""
-
-    __slots__ = ("code", "cost", "due", "event", "member", "place", "turn")
-
-    def __init__(self, member: _Member, cost: Cost, place: tuple[int, int]) -> None:
-        self.member = member
-        self.cost = cost
-        self.place = place
-        self.event = threading.Event()
-        self.turn = -1  # of the key when it last asked
-        self.due = -math.inf  # what it was told then
-        self.code = "queue"
-
-
-class _Key:
-    """A key: its account, and who waits for it here."""
-
-    __slots__ = ("account", "asking", "away_until", "backoff", "count", "members", "turn", "waiting")
-
-    def __init__(self, account: Account) -> None:
-        self.account = account
-        self.away_until = -math.inf  # the store did not answer; monotonic
-        self.backoff = _FIRST_BACKOFF
-        self.members: dict[str, _Member] = {}
-        self.waiting = 0
-        self.count = 0
-        self.asking = False
-        self.turn = 0  # one more whenever something happened here that may make room
-
-    def heads(self) -> list[_Waiter]:
-        return [member.line[0][2] for member in self.members.values() if member.line]
-
-    def may_ask_at(self, waiter: _Waiter, now: float) -> float:
-        """When it is this one's turn to ask; infinity: others come first, or nobody knows."""
-        if self.asking:
-            return math.inf
-        member = waiter.member
-        if member.line[0][2] is not waiter:
-            return math.inf
-        if member.full_until > now:
-            return member.full_until
-        leader = min((w for w in self.heads() if w.member.full_until <= now), key=lambda w: w.place)
-        if leader is not waiter:
-            return math.inf
-        return waiter.due if waiter.turn == self.turn else now
-
-    def stir(self) -> None:
-        """Something made room: all that the store said of waiting is out of date."""
-        self.turn += 1
-        for member in self.members.values():
-            member.full_until = -math.inf
-        self.wake()
-
-    def wake(self) -> None:
-        for waiter in self.heads():
-            waiter.event.set()
 
 
 class _Permit:
@@ -120,7 +47,7 @@ class _Permit:
 
     __slots__ = ("_ended", "_holding", "_key", "_limiter")
 
-    def __init__(self, limiter: StrictRateLimiter, key: _Key, holding: Holding) -> None:
+    def __init__(self, limiter: StrictRateLimiter, key: AskingKey, holding: Holding) -> None:
         self._limiter = limiter
         self._key = key
         self._holding = holding
@@ -177,9 +104,9 @@ class StrictRateLimiter:
         self._terms = Terms(window=window, margin=margin, grain=grain, lease=lease)
         self._who = uuid.uuid4().hex[:12]
         self._lock = threading.Lock()
-        self._keys: dict[LimitKey, _Key] = {}
+        self._keys: dict[LimitKey, AskingKey] = {}
         self._complained = -math.inf
-        self._keeper = _Keeper(self, self._terms.renewal)
+        self._keeper = Keeper(self, self._terms.renewal)
 
     def configure(
         self, key: LimitKey, limits: RateLimits, *, deployment: str, max_concurrent: int | None = None
@@ -195,7 +122,7 @@ class StrictRateLimiter:
                     other.members[deployment].burst = 60.0
                     self._agree(other)
             state = self._state(key)
-            member = state.members.setdefault(deployment, _Member(deployment))
+            member = state.members.setdefault(deployment, AskingDeployment(deployment))
             member.ceilings = Ceilings.of(limits)
             member.burst = limits.burst if limits.by_the_minute else 60.0
             member.max_concurrent = math.inf if max_concurrent is None else max_concurrent
@@ -217,7 +144,7 @@ class StrictRateLimiter:
             state, member = self._known(key, deployment)
             deadline = self._clock.monotonic() + max(patience, 0.0)
             state.count += 1
-            waiter = _Waiter(member, cost, (-int(priority), state.count))
+            waiter = AskingThread(member, cost, (-int(priority), state.count))
             insort(member.line, (*waiter.place, waiter))
             state.waiting += 1
         try:
@@ -230,7 +157,7 @@ class StrictRateLimiter:
                 state.waiting -= 1
                 state.wake()
 
-    def _wait(self, state: _Key, waiter: _Waiter, deadline: float, token: CancelToken) -> _Permit:
+    def _wait(self, state: AskingKey, waiter: AskingThread, deadline: float, token: CancelToken) -> _Permit:
         while True:
             with self._lock:
                 now = self._clock.monotonic()
@@ -254,7 +181,7 @@ class StrictRateLimiter:
                     token.check()
                 return permit
 
-    def _ask(self, state: _Key, waiter: _Waiter, turn: int, patience: float) -> _Permit | None:
+    def _ask(self, state: AskingKey, waiter: AskingThread, turn: int, patience: float) -> _Permit | None:
         """Ask the store, by the only one of the line that does so now."""
         member = waiter.member
         answer: Holding | dict[str, Any]
@@ -290,7 +217,7 @@ class StrictRateLimiter:
                 state.wake()  # others need not wait for it
         return None
 
-    def _refusal(self, state: _Key, waiter: _Waiter, now: float) -> LimitReached:
+    def _refusal(self, state: AskingKey, waiter: AskingThread, now: float) -> LimitReached:
         at = waiter.due
         if waiter.turn == -1:  # it never came to ask: those before it know more
             at = max((head.due for head in state.heads()), default=now)
@@ -363,7 +290,7 @@ class StrictRateLimiter:
             states = dict(self._keys)
         return {str(key): self._status(key, state) for key, state in states.items()}
 
-    def _status(self, key: LimitKey, state: _Key) -> dict[str, Any]:
+    def _status(self, key: LimitKey, state: AskingKey) -> dict[str, Any]:
         answer = self._say(state, look=True)
         running = answer.get("deployments") or {}
         with self._lock:
@@ -392,7 +319,7 @@ class StrictRateLimiter:
 
     # -- the store
 
-    def _say(self, state: _Key, **what: Any) -> dict[str, Any]:
+    def _say(self, state: AskingKey, **what: Any) -> dict[str, Any]:
         """Exchange without asking for a permit; nothing where the store is away, and then it is said later."""
         if self._clock.monotonic() < state.away_until:
             return {}
@@ -404,12 +331,12 @@ class StrictRateLimiter:
         self._answered(state)
         return answer
 
-    def _answered(self, state: _Key) -> None:
-        if state.backoff != _FIRST_BACKOFF:
+    def _answered(self, state: AskingKey) -> None:
+        if state.backoff != FIRST_BACKOFF:
             logger.info("%s: the store of the strict limits answers again", state.account.key)
-            state.backoff = _FIRST_BACKOFF
+            state.backoff = FIRST_BACKOFF
 
-    def _unanswered(self, state: _Key, exc: StoreUnavailable) -> float:
+    def _unanswered(self, state: AskingKey, exc: StoreUnavailable) -> float:
         """Seconds until it is asked again about this key: what ails one key need not ail another."""
         with self._lock:
             now = self._clock.monotonic()
@@ -425,7 +352,7 @@ class StrictRateLimiter:
                 state.backoff = min(2 * state.backoff, _LONGEST_BACKOFF)
             return max(state.away_until - now, 0.0)
 
-    def _keep(self) -> bool:
+    def keep(self) -> bool:
         """Say what waits to be said, and renew leases; whether there is more to come."""
         with self._lock:
             states = list(self._keys.values())
@@ -440,26 +367,26 @@ class StrictRateLimiter:
     def close(self) -> None:
         """Say what is left to be said, and let the store go. What still runs keeps its place for a lease."""
         self._keeper.stop()
-        self._keep()
+        self.keep()
         self._store.close()
 
     # -- what is known of keys; called with the lock held
 
-    def _state(self, key: LimitKey) -> _Key:
+    def _state(self, key: LimitKey) -> AskingKey:
         state = self._keys.get(key)
         if state is None:
             account = Account(key, self._store, self._terms, self._who, self._clock.monotonic)
-            state = self._keys[key] = _Key(account)
+            state = self._keys[key] = AskingKey(account)
         return state
 
-    def _known(self, key: LimitKey, deployment: str) -> tuple[_Key, _Member]:
+    def _known(self, key: LimitKey, deployment: str) -> tuple[AskingKey, AskingDeployment]:
         state = self._keys.get(key)
         member = state.members.get(deployment) if state is not None else None
         if state is None or member is None:
             raise ConfigurationError([f"{deployment}: no limits were configured for {key}"])
         return state, member
 
-    def _agree(self, state: _Key) -> None:
+    def _agree(self, state: AskingKey) -> None:
         ceilings = Ceilings()
         for member in state.members.values():
             ceilings = ceilings.least(member.ceilings)
@@ -475,49 +402,3 @@ class StrictRateLimiter:
         with self._lock:
             waiting = sum(state.waiting for state in self._keys.values())
             return f"StrictRateLimiter({len(self._keys)} keys, {waiting} waiting)"
-
-
-class _Keeper:
-    """The thread that says what nobody else takes along. It runs while there is something to keep, in real time."""
-
-    def __init__(self, limiter: StrictRateLimiter, period: float) -> None:
-        self._limiter = weakref.ref(limiter)
-        self._period = period
-        self._event = threading.Event()
-        self._lock = threading.Lock()
-        self._runs = False
-        self._stopped = False
-
-    def wake(self) -> None:
-        """There is something to say, or to keep."""
-        if self._event.is_set():
-            return
-        with self._lock:
-            self._event.set()
-            if not self._runs and not self._stopped:
-                self._runs = True
-                threading.Thread(target=self._run, name="inference-strict-limits", daemon=True).start()
-
-    def stop(self) -> None:
-        """End it."""
-        with self._lock:
-            self._stopped = True
-            self._event.set()
-
-    def _run(self) -> None:
-        quiet = threading.Event()
-        while True:
-            self._event.wait(min(self._period, 1.0))
-            quiet.wait(_GATHER)
-            self._event.clear()
-            limiter = self._limiter()
-            try:
-                more = limiter is not None and not self._stopped and limiter._keep()
-            except Exception:  # a fault of ours must not end the leases of all that runs
-                logger.exception("the strict limits' keeper failed; it goes on")
-                more = True
-            del limiter
-            with self._lock:
-                if not more and (self._stopped or not self._event.is_set()):
-                    self._runs = False
-                    return

@@ -43,8 +43,8 @@ PATIENCE = 1.0
 """Seconds for which a circuit that is about to open is waited for in the slot."""
 
 PERMIT_PATIENCE = 0.25
-"""Seconds for which a permit is waited for in the slot. Whoever waits there keeps the slot from a more urgent request that
-arrives in the queue meanwhile."""
+"""Seconds for which a permit is waited for in the slot. Whoever waits there keeps the slot from a more urgent request
+that arrives in the queue meanwhile."""
 
 CREDENTIAL_UNAVAILABLE = "credential_unavailable"
 """`LimitReached.code` while a credential's source gives none, and there is none from before."""

@@ -8,11 +8,21 @@ from typing import Protocol
 from kombu.connection import Connection
 
 from ..clock import Clock
-from ..cluster import GossipRateLimiter, LimitKey, RateLimiter, Replica, SharedEstimates, TokenEstimates
-from ..config import Deployment
+from ..cluster import (
+    GossipRateLimiter,
+    LimiterByKey,
+    LimitKey,
+    RateLimiter,
+    Replica,
+    SharedEstimates,
+    StrictRateLimiter,
+    TokenEstimates,
+)
+from ..config import Deployment, InferenceConfig
 from ..events import ClockSkewed, Hooks
 from ..messaging.gossip import Gossip
 from ..messaging.publisher import Publisher
+from ..transport.redis_limit import RedisLimitStore
 
 __all__ = ["Membership", "MembershipParts"]
 
@@ -22,6 +32,10 @@ class MembershipParts(Protocol):
 
     clock: Clock
     hooks: Hooks
+
+    @property
+    def config(self) -> InferenceConfig:
+        """The deployments."""
 
     @property
     def publisher(self) -> Publisher:
@@ -51,6 +65,13 @@ class Membership:
 
         self.replica = Replica(parts.clock, name=name, weight=slots, on_skew=skewed)
         self.limiter: RateLimiter = GossipRateLimiter(parts.clock, self.replica)
+        self._strict: StrictRateLimiter | None = None
+        config = self._config = parts.config
+        self._served: frozenset[LimitKey] = frozenset()
+        if config.redis is not None and any(d.rate_limits.strict for d in config.deployments.values()):
+            store = RedisLimitStore(config.redis, clock=parts.clock)
+            self._strict = StrictRateLimiter(parts.clock, store)
+            self.limiter = LimiterByKey(self.limiter, self._strict)
         self.estimates = TokenEstimates()
         self._shared_estimates = SharedEstimates(self.replica, self.estimates)
         self._gossip: Gossip | None = None
@@ -63,9 +84,16 @@ class Membership:
         return None if self._gossip is None else self.replica
 
     def serve(self, deployments: Iterable[Deployment]) -> None:
-        """Take part in the limits of these deployments before their first request."""
-        for deployment in deployments:
+        """Take part in the limits of these deployments before their first request.
+
+        And of those that share a key with one of them: what they name binds all of the key.
+        """
+        keys = {LimitKey.of(deployment) for deployment in deployments} - self._served
+        self._served |= keys
+        for deployment in self._config.deployments.values():
             key = LimitKey.of(deployment)
+            if key not in keys:
+                continue
             self._shared_estimates.watch(key)
             self.limiter.configure(
                 key,
@@ -82,6 +110,8 @@ class Membership:
 
     def close(self) -> None:
         """Say good-bye."""
+        if self._strict is not None:
+            self._strict.close()
         if self._gossip is not None:
             self._gossip.close()
 
