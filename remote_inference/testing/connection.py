@@ -281,7 +281,7 @@ class Connection(asyncio.Protocol):
                 if step.tokens:
                     request.tokens_sent += step.tokens
                     self._app.sent(request, step.tokens)
-                if self._paused:
+                if self._paused or self._transport.is_closing():
                     return
             elif isinstance(step, Pause):
                 self._due += step.seconds

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+from ..engine import SHUTDOWN
 from ..events import GateClosed, GateOpened, Hooks
 from ..messaging.names import deployment_of, is_inference_queue
 from ..messaging.suspects import note_put_back
@@ -45,6 +46,7 @@ class Gate:
         self._until: dict[str, float] = {}
         self._reasons: dict[str, str] = {}
         self._tags: dict[str, str] = {}
+        self._timers: dict[str, Any] = {}
         self.handed_back = 0
         self.bounced = 0
 
@@ -132,12 +134,15 @@ class Gate:
 
     def _pause(self, queue: str, reason: str, until: float) -> None:
         known = self._until.get(queue)
-        self._until[queue] = max(until, known or 0.0)
+        if known is not None and (self._reasons.get(queue) == SHUTDOWN or self._now() < known <= until):
+            return  # the earliest counts: one of the pool's processes may have a permit before the others
+        self._until[queue] = until
         self._reasons[queue] = reason
         consumer_set = self._consumer.task_consumer
         tag = consumer_set._active_tags.pop(queue, None)
         if tag is None:
-            return  # shut already; the timer arms itself anew
+            self._arm(queue)
+            return  # shut already
         self._tags[tag] = queue  # deliveries may still be on their way
         consumer_set._active_queue_no_ack.pop(queue, None)
         consumer_set._queues.pop(queue, None)
@@ -153,8 +158,11 @@ class Gate:
         self._arm(queue)
 
     def _arm(self, queue: str) -> None:
+        timer = self._timers.pop(queue, None)
+        if timer is not None:
+            timer.cancel()
         delay = max(self._until[queue] - self._now(), 0.001)
-        self._consumer.timer.call_after(delay, self._due, (queue,))
+        self._timers[queue] = self._consumer.timer.call_after(delay, self._due, (queue,))
 
     def _due(self, queue: str) -> None:
         if queue in self._until:
@@ -169,6 +177,7 @@ class Gate:
     def _resume(self, queue: str) -> None:
         if self._until.pop(queue, None) is None:
             return
+        self._timers.pop(queue, None)
         self._reasons.pop(queue, None)
         queues = self._consumer.app.amqp.queues
         selected = queues.select_add(queues[queue])  # a reconnect takes it up from here

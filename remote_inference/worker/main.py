@@ -222,6 +222,7 @@ class WorkerMain:
             },
             "gates": self.gate.status() if self.gate is not None else {},
             "engines": self._circuits() if self.prefork else self._inference.runtime.status(),
+            **({} if self.prefork else self._inference.runtime.cluster_status()),
         }
 
     def _circuits(self) -> dict[str, dict[str, str]]:

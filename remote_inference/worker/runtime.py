@@ -445,6 +445,10 @@ class WorkerRuntime:
             found[name]["opens_at"] = engine.opens_at()
         return found
 
+    def cluster_status(self) -> dict[str, Any]:
+        """What it knows of the limits and of the others that share them."""
+        return {"limits": self._member.limiter.snapshot(), "cluster": self._member.replica.status()}
+
     def close(self) -> None:
         """Say good-bye to the others, and close the sessions."""
         self._member.close()

@@ -15,7 +15,12 @@ from typing import Any
 from amqp.exceptions import PreconditionFailed
 from celery import bootsteps
 from celery.backends.base import DisabledBackend
-from celery.signals import worker_process_init, worker_shutdown, worker_shutting_down
+from celery.signals import (
+    worker_process_init,
+    worker_process_shutdown,
+    worker_shutdown,
+    worker_shutting_down,
+)
 from celery.worker.consumer.connection import Connection
 from celery.worker.consumer.tasks import Tasks
 
@@ -65,6 +70,10 @@ class ProcessStep(bootsteps.StartStopStep):
                 inference.become_child(main.board, stripe)
                 inference.runtime.jobs  # noqa: B018  # joins the others, and has heard them before its first request
                 main.relay.listen(lambda order: inference.runtime.on_relayed(order))
+                worker_process_shutdown.connect(leaves, weak=False)
+
+        def leaves(**_: Any) -> None:
+            inference.close()  # the others need not wait for the end of its lease
 
         self._in_child = in_child
         worker_process_init.connect(in_child, weak=False)

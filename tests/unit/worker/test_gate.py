@@ -151,17 +151,26 @@ def test_it_opens_at_its_time(worker):
     assert worker.events[-1] == GateOpened(deployment="gpt")
 
 
-def test_a_later_end_wins_and_the_consuming_is_stopped_once(worker):
-    for seconds in (10, 20, 5):
+def test_the_earliest_end_wins_and_the_consuming_is_stopped_once(worker):
+    """Of a pool's processes one may have a permit before the others; who has none is handed back once more."""
+    for seconds in (20, 5, 10):
         worker.gate.hand_back(worker.message(), "id", "x", worker.time + seconds)
     worker.turn()
     assert [done[0] for done in worker.channel.done] == ["cancel", "reject", "reject", "reject"]
     assert worker.gate.handed_back == 3
-    worker.pass_time(10.1)
+    worker.pass_time(4.9)
     assert worker.gate.closed(QUEUE)
-    worker.pass_time(10.1)
+    worker.pass_time(0.2)
     assert not worker.gate.any_closed
     assert len(worker.events) == 2
+
+
+def test_a_shutdown_keeps_it_shut_whoever_else_hands_back(worker):
+    worker.gate.hand_back(worker.message(), "id", "shutdown", worker.time + 1000)
+    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 5)
+    worker.turn()
+    worker.pass_time(6.0)
+    assert worker.gate.closed(QUEUE)
 
 
 def test_a_prolonging_that_comes_with_the_timer_is_kept():
