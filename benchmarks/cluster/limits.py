@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import math
+import os
 import random
 import signal
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.cluster.load import Prompt
 from benchmarks.cluster.outcome import COLD_START, Outcome, at_least, at_most
 from benchmarks.cluster.plan import Plan
 from benchmarks.cluster.stage import Say, Seen, Stage, names, stage
-from remote_inference.config import RateLimits
 
 __all__ = ["LIMITED", "Limited", "run_limited"]
 
@@ -39,7 +39,7 @@ class Limited:
         tokens: A minute, likewise.
         prompts: Makes the prompts.
         course: What happens, from the beginning to the end of minute 3; given the demand a second.
-        limits: More of the configuration's `rate_limits`.
+        strict: Counted in Redis.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Limited:
     tokens: int | None = None
     prompts: Callable[[], Callable[[], Prompt]] = lambda: Prompt
     course: Course
-    limits: Mapping[str, Any] = field(default_factory=dict)
+    strict: bool = False
 
 
 def _spread(stage: Stage, demand: float, busy: int | None) -> None:
@@ -126,16 +126,15 @@ def _sizes(
 
 
 def _either_way(rng: random.Random) -> float:
-    return 2.0 ** rng.uniform(-1, 1)
+    return math.pow(2.0, rng.uniform(-1, 1))
 
 
 def _over(rng: random.Random) -> float:
     """Of an answer: it is never longer than its bound."""
-    return 2.0 ** rng.uniform(0, 1)
+    return math.pow(2.0, rng.uniform(0, 1))
 
 
 _ONE_IN_A_THOUSAND = 0.001
-_STRICT = "strict" in {known.name for known in fields(RateLimits)}
 
 LIMITED: Mapping[str, Limited] = {
     "even": Limited(title="4 workers, 6,000/min, demand 1.5x, even", share=0.97, refused=0, course=_even),
@@ -164,9 +163,7 @@ LIMITED: Mapping[str, Limited] = {
         prompts=_sizes(lambda _: 0.5, lambda _: 1.0),
         course=_even,
     ),
-    "strict": Limited(
-        title="strict, 4 workers", share=0.97, refused=0, course=_even, limits={"strict": True}
-    ),
+    "strict": Limited(title="strict, 4 workers", share=0.97, refused=0, course=_even, strict=True),
     "restart": Limited(
         title="all restarted in minute 2: the minute after",
         share=None,
@@ -179,16 +176,19 @@ LIMITED: Mapping[str, Limited] = {
 def run_limited(name: str, plan: Plan, say: Say) -> Outcome:
     """Run one of `LIMITED`."""
     case = LIMITED[name]
-    if case.limits.get("strict") and not _STRICT:
-        return Outcome(name=name, title=case.title, skipped="rate_limits has no field strict yet")
     limits = {"requests_per_minute": case.requests, "tokens_per_minute": case.tokens}
     limits = {what: most for what, most in limits.items() if most is not None}
     provider = [f"--{what.replace('_', '-')}={most}" for what, most in limits.items()]
     provider += ["--directed", "--tokens=2", "--first-byte-delay=0.05"]
     if case.tokens is not None:
         provider += ["--rate=200", "--burst=10"]
-    configured = {name: {"rate_limits": {**limits, **case.limits}} for name in names(plan)}
-    with stage(plan, say, configured, provider=provider, prompts=case.prompts()) as on:
+    configured = {name: {"rate_limits": {**limits, "strict": case.strict}} for name in names(plan)}
+    redis = {
+        "url": os.environ.get("REDIS_URL", "redis://localhost:6379/0"),
+        "prefix": f"cluster-{os.getpid()}",
+    }
+    settings = {"redis": redis} if case.strict else {}
+    with stage(plan, say, configured, provider=provider, prompts=case.prompts(), settings=settings) as on:
         on.start(*([name] for name in on.deployments))
         on.begin()
         case.course(on, _DEMAND * (case.requests or (case.tokens or 0) / _MEAN) / 60)

@@ -75,7 +75,7 @@ class Load:
     def ready(self, deployment: str) -> bool:
         """Whether somebody consumes its queue."""
         try:
-            return self._declared(deployment).consumer_count > 0
+            return bool(self._declared(deployment).consumer_count)
         except NotFound:
             return False
 

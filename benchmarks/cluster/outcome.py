@@ -46,7 +46,6 @@ class Outcome:
         steady: Minutes 2 and 3.
         goals: What is to be reached.
         figures: More, for the JSON.
-        skipped: Why it was not run, if so.
         failed: What kept it from its end, if so.
     """
 
@@ -56,26 +55,17 @@ class Outcome:
     steady: Window | None = None
     goals: Sequence[Goal] = ()
     figures: Mapping[str, Any] = field(default_factory=dict)
-    skipped: str = ""
     failed: str = ""
 
     @property
     def reached(self) -> bool:
-        """Whether all goals are; a case that was skipped misses none."""
+        """Whether all goals are."""
         return not self.failed and all(goal.reached for goal in self.goals)
 
     @property
     def verdict(self) -> str:
         """One word."""
-        return (
-            "failed"
-            if self.failed
-            else "skipped"
-            if self.skipped
-            else "reached"
-            if self.reached
-            else "missed"
-        )
+        return "failed" if self.failed else "reached" if self.reached else "missed"
 
 
 def at_least(what: str, value: float, bound: float) -> Goal:

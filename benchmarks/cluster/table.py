@@ -60,7 +60,7 @@ def _tables(outcomes: Sequence[Outcome]) -> Iterator[tuple[str, list[str], list[
         for goal in outcome.goals:
             verdict = "reached" if goal.reached else "missed"
             others.append([goal.what, _figure(goal.value), _goal(goal, _figure), verdict])
-        if outcome.skipped or outcome.failed:
+        if outcome.failed:
             others.append([outcome.title, "", "", outcome.verdict])
     columns = ["limit used", "refused, minute 1", "refused, minutes 2 and 3", "goal", ""]
     if limits:
@@ -73,7 +73,7 @@ _STYLES = {"reached": "[green]reached[/]", "missed": "[red]missed[/]", "failed":
 
 
 def print_table(outcomes: Sequence[Outcome], console: Console) -> None:
-    """The tables, and why what was not measured was not."""
+    """The tables, and what kept a case from its end."""
     for title, columns, rows in _tables(outcomes):
         table = Table(title=title, title_justify="left", title_style="bold")
         for number, column in enumerate(columns):
@@ -82,8 +82,8 @@ def print_table(outcomes: Sequence[Outcome], console: Console) -> None:
             table.add_row(*row[:-1], _STYLES.get(row[-1], row[-1]))
         console.print(table)
     for outcome in outcomes:
-        if reason := outcome.failed or outcome.skipped:
-            console.print(f"{outcome.name}: {outcome.verdict}: {reason}", style="yellow", highlight=False)
+        if outcome.failed:
+            console.print(f"{outcome.name} failed: {outcome.failed}", style="red", highlight=False)
 
 
 def _markdown(outcomes: Sequence[Outcome]) -> str:

@@ -34,7 +34,7 @@ MOST_MEMBERS = 4_096
 DEEPEST = 4
 """Lists and objects within each other in a register's value."""
 
-LONGEST_VALUE = 16_000
+LONGEST_VALUE = 4_000
 """Characters of a register's value, about: a number counts for ten."""
 
 

@@ -328,10 +328,13 @@ class Ledger:
         self.share = water_fill(flow, [(math.inf, weight), *wants])[0]
         mine = self.share if hungry else min(self.share, self.rate * HEADROOM)
         claim = self._claim if ready and now < self._claim_until else 0.0
-        ample = available >= (AMPLE if self.span else 2) * (len(peers) + 1)
+        # who does not need any keeps nothing back while others go short
+        idle = not hungry and not used and any(peer.record.hungry for peer in peers)
+        ample = not idle and available >= (AMPLE if self.span else 2) * (len(peers) + 1)
         if self.span:
             part = weight / (weight + sum(peer.weight for peer in peers))
-            keep = max(mine * HORIZON - expiring, flow * RESERVE * part, claim, float(ample))
+            reserve = 0.0 if idle else flow * RESERVE * part
+            keep = max(mine * HORIZON - expiring, reserve, claim, float(ample))
         else:
             keep = max(claim, float(ample))
         self.usable = self._bounded()

@@ -13,8 +13,6 @@ then, or soon will, and stops before they do.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
 import math
 import random
@@ -24,6 +22,8 @@ from typing import Any, Protocol
 
 from ..clock import Clock
 from .crdt import CrdtMap, Path
+from .message import ARCHIVE, BYE, DELTA, FULL, HELLO, Foreign, decode, encode
+from .peer import PeerState
 
 __all__ = ["KEEPALIVE", "LEASE", "Part", "Replica"]
 
@@ -50,14 +50,6 @@ UNREACHED = 5.0
 WRONG_CLOCK = 30.0
 """Seconds by which a clock may differ from the middle of the others before it is taken for wrong."""
 COMPLAIN = 60.0
-OFFSET_MEMORY = 60.0
-"""Seconds after which a measured offset is replaced: quartz clocks drift by some 50 millionths."""
-
-VERSION = 1
-_DIGEST = 8
-_KEY = b"remote_inference gossip"
-_ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
-_HELLO, _DELTA, _FULL, _ARCHIVE, _BYE = "h", "d", "f", "a", "b"
 
 
 class Part(Protocol):
@@ -79,48 +71,6 @@ class Part(Protocol):
 
     def rejoined(self, before: str) -> None:
         """This replica has a new id and owns nothing: what it owned was given up, and is that of one who is no more."""
-
-
-class _Peer:
-    """Another member, as heard."""
-
-    __slots__ = (
-        "_earlier",
-        "_lowest",
-        "_since",
-        "gone",
-        "heard",
-        "joining",
-        "left",
-        "name",
-        "said",
-        "skew",
-        "weight",
-    )
-
-    def __init__(self, now: float) -> None:
-        self.heard = now
-        self.said = -math.inf  # its own clock, when it spoke last
-        self.name = ""
-        self.weight = 1.0
-        self.joining = True
-        self.gone = False
-        """It is no more, or was given up."""
-        self.left = False
-        """It said good-bye: what it has said is all."""
-        self.skew = 0.0
-        self._lowest = self._earlier = math.inf
-        self._since = now
-
-    @property
-    def offset(self) -> float:
-        """What to add to its monotonic times."""
-        return min(self._lowest, self._earlier)
-
-    def measure(self, sent: float, now: float) -> None:
-        if now - self._since > OFFSET_MEMORY:
-            self._earlier, self._lowest, self._since = self._lowest, math.inf, now
-        self._lowest = min(self._lowest, now - sent)
 
 
 class Replica:
@@ -161,7 +111,7 @@ class Replica:
         self.skew = 0.0
         """Seconds by which this wall clock is ahead of the middle of the others'."""
         self.wrong_clock = False
-        self._peers: dict[str, _Peer] = {}
+        self._peers: dict[str, PeerState] = {}
         self._parts: list[Part] = []
         self._part_of: dict[str, Part] = {}
         self._own: dict[Path, None] = {}
@@ -330,7 +280,7 @@ class Replica:
                 return None
             now = self._clock.monotonic()
             self._before_send(now)
-            message = self._message(_BYE, self._full_entries(), now)
+            message = self._message(BYE, self._full_entries(), now)
             self._online = False
             self.lease_until = -math.inf
         self._hand_over(message)
@@ -339,8 +289,8 @@ class Replica:
     def receive(self, body: bytes | str) -> None:
         """A message came. What is not one of ours is counted, and told once a minute."""
         try:
-            head, entries, others = self._read(body)
-        except _Foreign as exc:
+            head, entries, others = decode(body)
+        except Foreign as exc:
             self._complain(str(exc))
             return
         with self.lock:
@@ -386,13 +336,13 @@ class Replica:
             if self.listening_until == -math.inf or now >= self.listening_until:
                 self._before_send(now)
             self.state.delta()
-            messages.append(self._message(_HELLO, self._full_entries(), now))
+            messages.append(self._message(HELLO, self._full_entries(), now))
             self._next_hello = now + LISTEN if self.listening_until == math.inf else math.inf
             return messages
         if now >= self._next_full:
             self._before_send(now)
             self.state.delta()
-            messages.append(self._message(_FULL, self._full_entries(), now))
+            messages.append(self._message(FULL, self._full_entries(), now))
             self._next_full = now + KEEPALIVE
             self._next_delta = now + self._period(now)
             self._soon = math.inf
@@ -413,7 +363,7 @@ class Replica:
         self._soon = math.inf
         self._before_send(now)
         entries = self.state.delta()
-        return self._message(_DELTA, entries, now) if entries else None
+        return self._message(DELTA, entries, now) if entries else None
 
     def _before_send(self, now: float) -> None:
         for part in self._parts:
@@ -423,7 +373,6 @@ class Replica:
         self._last_sent = now
         self.counters["sent"] += 1
         head = {
-            "v": VERSION,
             "k": kind,
             "i": self.id,
             "m": math.floor(now * 1e4) / 1e4,  # never later than it was
@@ -432,11 +381,9 @@ class Replica:
             "t": self.weight,
             **more,
         }
-        if kind in (_HELLO, _FULL):
+        if kind in (HELLO, FULL):
             head["n"] = self.name[:200]
-        head["e"] = entries
-        text = _ENCODE(head).encode()
-        return _digest(text) + text
+        return encode(head, entries)
 
     def _hand_over(self, message: bytes | None) -> None:
         send = self.send
@@ -458,7 +405,7 @@ class Replica:
             if entries:
                 peer = self._peers[name]
                 told = {name: [round(offset, 4), round(now - peer.heard, 3), int(peer.left)]}
-                messages.append(self._message(_ARCHIVE, entries, now, o=told))
+                messages.append(self._message(ARCHIVE, entries, now, o=told))
         return messages
 
     def _join(self, now: float) -> None:
@@ -469,7 +416,7 @@ class Replica:
         self._acted = False
         mine = [path for path in self._own if path[-1] == self.id]
         if mine:  # what was said under the old id is now the word of one who is no more
-            peer = self._peers[self.id] = _Peer(now)
+            peer = self._peers[self.id] = PeerState(now)
             peer.measure(0.0, 0.0)
             peer.gone = peer.left = True  # nobody knows better what it did
             peer.heard = self.echo if self.echo > -math.inf else now - LEASE
@@ -534,7 +481,7 @@ class Replica:
         peer = self._peers.get(name)
         new = peer is None
         if peer is None:
-            peer = self._peers[name] = _Peer(now)
+            peer = self._peers[name] = PeerState(now)
         elif peer.gone and name not in others:
             return  # given up: whatever it owned may be somebody else's by now; it will notice itself
         peer.measure(head["m"], now)
@@ -545,20 +492,20 @@ class Replica:
             peer.name = head["n"]
         ahead = self._clock.time() - head["w"]  # too much by the time of the way
         peer.skew = min(ahead, peer.skew + 0.05 * (ahead - peer.skew) + 0.001) if peer.skew else ahead
-        if head["k"] == _HELLO:
+        if head["k"] == HELLO:
             self._next_full = min(self._next_full, now + self._rng.random() * ANSWER_DELAY)
             self._soon = min(self._soon, self._next_full)
             self._archive = True
         for other, (offset, age, left) in others.items():
             if other not in self._peers and other != self.id:
-                known = self._peers[other] = _Peer(now - age)
+                known = self._peers[other] = PeerState(now - age)
                 known.measure(0.0, offset + peer.offset)
                 known.left = bool(left)
                 known.gone = known.left or age >= LEASE
         changed = self._merge(name, entries, others)
-        if head["k"] == _BYE:
+        if head["k"] == BYE:
             peer.gone = peer.left = True
-        if new or head["k"] == _BYE or was_joining != peer.joining:
+        if new or head["k"] == BYE or was_joining != peer.joining:
             for part in self._parts:
                 part.members_changed(now)
         for part, paths in changed.items():
@@ -608,19 +555,6 @@ class Replica:
             if self._on_skew is not None:
                 self._on_skew(middle if wrong else 0.0)
 
-    def _read(self, body: bytes | str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-        raw = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body)
-        if raw[: 2 * _DIGEST] != _digest(raw[2 * _DIGEST :]):
-            raise _Foreign("it has no digest of ours")
-        try:
-            head = json.loads(raw[2 * _DIGEST :])
-        except (ValueError, RecursionError):
-            raise _Foreign("it is no JSON") from None
-        if not isinstance(head, dict) or not _is_head(head):
-            raise _Foreign("its head is not understood")
-        entries = head.pop("e", None)
-        return head, entries, _others(head.get("o"))
-
     def _complain(self, reason: str) -> None:
         now = self._clock.monotonic()
         self.counters["malformed"] += 1
@@ -660,54 +594,3 @@ class Replica:
 
     def __repr__(self) -> str:
         return f"Replica({self.id}, {len(self._peers)} peers known, {self.name!r})"
-
-
-class _Foreign(Exception):
-    """A message that is none of ours."""
-
-
-def _digest(text: bytes) -> bytes:
-    """Against what was garbled or meant for somebody else; it is no protection from one who means it."""
-    return hashlib.blake2b(text, digest_size=_DIGEST, key=_KEY).hexdigest().encode()
-
-
-_KINDS = frozenset({_HELLO, _DELTA, _FULL, _ARCHIVE, _BYE})
-
-
-def _number(value: Any) -> bool:
-    return type(value) in (int, float) and -1e15 < value < 1e15
-
-
-def _is_head(head: dict[str, Any]) -> bool:
-    try:
-        name, person, weight = head["i"], head.get("n", ""), head["t"]
-        return (
-            type(head["v"]) is int
-            and head["v"] >= 1
-            and head["k"] in _KINDS
-            and type(name) is str
-            and 0 < len(name) <= 64
-            and type(person) is str
-            and len(person) <= 300
-            and _number(head["m"])
-            and _number(head["w"])
-            and _number(head["s"])
-            and _number(weight)
-            and 0 < weight <= 1e6
-        )
-    except (KeyError, TypeError):
-        return False
-
-
-def _others(told: Any) -> dict[str, Any]:
-    """Of whom, besides itself, a message speaks: the dead."""
-    if told is None or not isinstance(told, dict):
-        return {}
-    return {
-        name: values[:3]
-        for name, values in told.items()
-        if len(name) <= 64
-        and isinstance(values, list)
-        and len(values) >= 3
-        and all(_number(v) for v in values[:3])
-    }

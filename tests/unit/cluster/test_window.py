@@ -19,6 +19,10 @@ GAPS = st.one_of(
 )
 
 
+def fits(window: SlidingWindow, cost: Cost) -> bool:
+    return not window.lacking(CEILINGS, CEILINGS, cost)
+
+
 @settings(max_examples=500, deadline=None)
 @given(st.lists(st.tuples(GAPS, COSTS, st.none() | st.tuples(st.integers(0, 9), COSTS)), max_size=60))
 def test_no_sixty_seconds_hold_more_than_the_limits(
@@ -30,7 +34,7 @@ def test_no_sixty_seconds_hold_more_than_the_limits(
     for gap, cost, correction in steps:
         now += gap
         window.forget(now)
-        if window.fits(CEILINGS, cost):
+        if fits(window, cost):
             inside = [c for t, c in log if t > now - 60.0]
             for used, asked, ceiling in (
                 (len(inside), 1, CEILINGS.requests),
@@ -60,26 +64,80 @@ def test_it_opens_exactly_when_it_says(steps: list[tuple[float, Cost]], asked: C
     for gap, cost in steps:
         now += gap
         window.forget(now)
-        if window.fits(CEILINGS, cost):
+        if fits(window, cost):
             window.reserve(now, cost)
-    at, lacking = window.opens_at(CEILINGS, asked, now)
-    assert (at == now) == (not lacking) == window.fits(CEILINGS, asked)
+    at, lacking = window.opens_at(CEILINGS, CEILINGS, asked, now)
+    assert (at == now) == (not lacking) == fits(window, asked)
     if at > now:
         window.forget(math.nextafter(at, 0.0))
-        assert not window.fits(CEILINGS, asked)
+        assert not fits(window, asked)
         window.forget(at)
-        assert window.fits(CEILINGS, asked)
+        assert fits(window, asked)
 
 
 def test_the_window_is_at_most_a_grain_too_long() -> None:
     window = SlidingWindow()
     for n in range(5):
         window.reserve(n * 0.05, Cost(1, 1))
-    assert window.opens_at(CEILINGS, Cost(1, 1), 0.2) == (60.2, "requests")
+    assert window.opens_at(CEILINGS, CEILINGS, Cost(1, 1), 0.2) == (60.2, "requests")
     window.forget(60.19)
     assert window.requests == 5
     window.forget(60.2)
     assert window.requests == 0
+
+
+def test_a_cost_above_the_limit_counts_as_the_limit_but_not_as_the_rights() -> None:
+    window, huge = SlidingWindow(), Cost(1_000, 0)
+    limits = Ceilings(requests=5, tokens=100)
+    assert window.lacking(limits, limits, huge) == ""
+    assert window.lacking(Ceilings(requests=5, tokens=99), limits, huge) == "tokens"
+    assert window.opens_at(Ceilings(requests=5, tokens=99), limits, huge, 7.0) == (math.inf, "tokens")
+    window.reserve(0.0, Cost(1, 0))
+    assert window.opens_at(limits, limits, huge, 7.0) == (60.0, "tokens")
+
+
+def test_input_and_output_are_counted_apart_from_the_sum() -> None:
+    window = SlidingWindow()
+    window.reserve(0.0, Cost(30, 40))
+    assert (window.requests, window.tokens, window.input_tokens, window.output_tokens) == (1, 70, 30, 40)
+    for rights, lacking in (
+        (Ceilings(requests=1), "requests"),
+        (Ceilings(tokens=71), "tokens"),
+        (Ceilings(input_tokens=30), "input_tokens"),
+        (Ceilings(output_tokens=40), "output_tokens"),
+        (Ceilings(2, 72, 31, 41), ""),
+    ):
+        assert window.lacking(rights, Ceilings(), Cost(1, 1)) == lacking
+
+
+def test_what_is_assumed_leaves_the_window_in_its_time() -> None:
+    window = SlidingWindow()
+    window.reserve(50.0, Cost(5, 0))
+    window.assume("tokens", [(-8.0, 3), (20.0, 4), (49.0, 2)])
+    assert (window.requests, window.tokens, window.input_tokens) == (1, 14, 5)
+    limits = Ceilings(tokens=14)
+    assert window.opens_at(limits, limits, Cost(4, 0), 50.0) == (80.0, "tokens")
+    window.forget(52.0)
+    assert window.tokens == 11
+    window.forget(110.0)
+    assert (window.requests, window.tokens, window.input_tokens, len(window.slots)) == (0, 0, 0, 0)
+
+
+def test_what_expires_soon_is_known() -> None:
+    window = SlidingWindow()
+    for at in (0.0, 1.0, 2.0):
+        window.reserve(at, Cost(10, 1))
+    assert [window.expiring("tokens", at) for at in (59.9, 60.0, 61.5, 62.0)] == [0, 11, 22, 33]
+    assert window.expiring("requests", 61.0) == 2
+
+
+def test_what_was_cleared_cannot_be_corrected() -> None:
+    window = SlidingWindow()
+    slot = window.reserve(0.0, Cost(10, 1))
+    window.clear()
+    window.correct(slot, -1, -10, -1)
+    assert not slot.live
+    assert (window.requests, window.tokens, window.input_tokens, window.output_tokens) == (0, 0, 0, 0)
 
 
 def test_many_reservations_take_bounded_memory() -> None:

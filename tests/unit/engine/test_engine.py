@@ -41,6 +41,8 @@ from .conftest import ANSWER, USAGE, Rig
 
 PRICE = Price(input_usd_per_million=1000.0, output_usd_per_million=2000.0)
 HALF = (TokenChunk("Hel"),)
+FIRST_MINUTE = 61.0
+"""Seconds in which a limiter that has just begun takes the limit for spent: it does not know who ran before."""
 
 
 class TestSuccess:
@@ -257,13 +259,15 @@ class TestRateLimited:
     def test_a_short_named_time_is_waited_for_in_the_slot_and_costs_no_retry(self, make_rig):
         rig = make_rig(retry={"max_retries": 1})
         began = rig.clock.monotonic()
-        completion = rig.run(*[(RateLimited("slow", retry_after=0.5),)] * 5)
+        completion = rig.run(*[(RateLimited("slow", retry_after=0.2),)] * 5)
         assert completion.attempts == 6
-        assert rig.clock.monotonic() - began >= 2.5
+        assert rig.clock.monotonic() - began >= 1.0
 
     def test_and_leaves_the_retries_to_other_errors(self, make_rig):
-        rig = make_rig(retry={"max_retries": 1, "initial_backoff": 0.1})
-        named = (RateLimited("slow", retry_after=0.5),)
+        paced = {"requests_per_minute": 6000}  # so that no ramp follows a moment's pause
+        rig = make_rig(retry={"max_retries": 1, "initial_backoff": 0.1}, rate_limits=paced)
+        rig.clock.advance(FIRST_MINUTE)
+        named = (RateLimited("slow", retry_after=0.2),)
         assert rig.run(named, named, (ServerError("x", status=500),)).attempts == 4
 
     def test_without_a_named_time_it_costs_a_retry(self, make_rig):
@@ -386,6 +390,7 @@ class TestCircuit:
 
     def test_the_admission_is_given_back_where_there_is_no_permit(self, make_rig):
         rig = make_rig(rate_limits={"requests_per_minute": 1})
+        rig.clock.advance(FIRST_MINUTE)
         rig.run()
         rig.breaker.force_open(0.01)
         rig.clock.advance(0.02)
@@ -417,6 +422,7 @@ class TestCircuit:
 class TestLimits:
     def test_a_permit_that_is_due_later_than_the_patience_hands_back_with_its_time(self, make_rig):
         rig = make_rig(rate_limits={"requests_per_minute": 1})
+        rig.clock.advance(FIRST_MINUTE)
         rig.run()
         now = rig.clock.time()
         error = rig.failing()
@@ -427,9 +433,19 @@ class TestLimits:
 
     def test_one_that_is_due_within_it_is_waited_for(self, make_rig):
         rig = make_rig(rate_limits={"requests_per_minute": 1})
+        rig.clock.advance(FIRST_MINUTE)
         rig.run()
-        rig.clock.advance(60)
+        rig.clock.advance(60.1)
         assert rig.run().text == "Hello"
+
+    def test_one_that_is_due_within_a_second_does_not_keep_the_slot(self, make_rig):
+        rig = make_rig(rate_limits={"requests_per_minute": 1})
+        rig.clock.advance(FIRST_MINUTE)
+        rig.run()
+        rig.clock.advance(59.7)
+        began = rig.clock.monotonic()
+        assert isinstance(rig.failing(), LimitReached)
+        assert rig.clock.monotonic() == began
 
 
 class TestQuota:
@@ -451,7 +467,7 @@ class TestQuota:
         assert heard == [(rig.engine.limit_key, self.REPORT)]
 
     def test_of_a_refusal_which_is_told_as_one(self, rig, heard):
-        rig.run((self.say(rig), RateLimited("x", retry_after=1.0)))
+        rig.run((self.say(rig), RateLimited("x", retry_after=0.2)))
         assert [report for _, report in heard] == [
             self.REPORT,
             QuotaReport(self.REPORT.quotas, refused=True),
@@ -547,7 +563,7 @@ class TestCancel:
         permit = rig.limiter.acquire(
             rig.engine.limit_key, "gpt", Cost(1, 1), priority=Priority.HIGH, patience=0, token=rig.token
         )
-        rig.clock.call_later(0.5, lambda: rig.token.cancel("caller"))
+        rig.clock.call_later(0.2, lambda: rig.token.cancel("caller"))
         error = rig.failing()
         assert isinstance(error, Cancelled)
         assert error.deployment == "gpt"

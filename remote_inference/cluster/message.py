@@ -1,0 +1,98 @@
+"""The gossip's messages on the wire: a digest, then a JSON object: who speaks, when, and the entries.
+
+``v`` version, ``k`` kind, ``i`` the speaker's id, ``m`` and ``w`` its monotonic and wall clock, ``s`` 1 while it only
+listens, ``t`` its weight, ``n`` its name for people, ``o`` the dead that it speaks of: [offset of their clock to the
+speaker's, seconds since they were heard, 1 if they said good-bye], ``e`` the entries (`crdt`). A newer version adds
+names, which an older one ignores.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+__all__ = ["ARCHIVE", "BYE", "DELTA", "FULL", "Foreign", "HELLO", "VERSION", "decode", "encode"]
+
+VERSION = 1
+HELLO, DELTA, FULL, ARCHIVE, BYE = "h", "d", "f", "a", "b"
+
+_DIGEST = 8
+_KEY = b"remote_inference gossip"
+_ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+
+
+class Foreign(Exception):
+    """A message that is none of ours."""
+
+
+def encode(head: dict[str, Any], entries: list[Any]) -> bytes:
+    """A message."""
+    text = _ENCODE({"v": VERSION, **head, "e": entries}).encode()
+    return _digest(text) + text
+
+
+def decode(body: bytes | str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
+    """Head, entries (whatever they are) and the dead it speaks of.
+
+    Raises:
+        Foreign: it is no message of ours, or was garbled.
+    """
+    raw = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body)
+    if raw[: 2 * _DIGEST] != _digest(raw[2 * _DIGEST :]):
+        raise Foreign("it has no digest of ours")
+    try:
+        head = json.loads(raw[2 * _DIGEST :])
+    except (ValueError, RecursionError):
+        raise Foreign("it is no JSON") from None
+    if not isinstance(head, dict) or not _is_head(head):
+        raise Foreign("its head is not understood")
+    entries = head.pop("e", None)
+    return head, entries, _others(head.get("o"))
+
+
+def _digest(text: bytes) -> bytes:
+    """Against what was garbled or meant for somebody else; it is no protection from one who means it."""
+    return hashlib.blake2b(text, digest_size=_DIGEST, key=_KEY).hexdigest().encode()
+
+
+_KINDS = frozenset({HELLO, DELTA, FULL, ARCHIVE, BYE})
+
+
+def _number(value: Any) -> bool:
+    return type(value) in (int, float) and -1e15 < value < 1e15
+
+
+def _is_head(head: dict[str, Any]) -> bool:
+    try:
+        name, person, weight = head["i"], head.get("n", ""), head["t"]
+        return (
+            type(head["v"]) is int
+            and head["v"] >= 1
+            and head["k"] in _KINDS
+            and type(name) is str
+            and 0 < len(name) <= 64
+            and type(person) is str
+            and len(person) <= 300
+            and _number(head["m"])
+            and _number(head["w"])
+            and _number(head["s"])
+            and _number(weight)
+            and 0 < weight <= 1e6
+        )
+    except (KeyError, TypeError):
+        return False
+
+
+def _others(told: Any) -> dict[str, Any]:
+    """Of whom, besides itself, a message speaks: the dead."""
+    if told is None or not isinstance(told, dict):
+        return {}
+    return {
+        name: values[:3]
+        for name, values in told.items()
+        if len(name) <= 64
+        and isinstance(values, list)
+        and len(values) >= 3
+        and all(_number(v) for v in values[:3])
+    }
