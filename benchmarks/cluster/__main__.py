@@ -37,7 +37,8 @@ def main() -> int:
             console.print(f"{name:<14} {case.title}", highlight=False)
         return 0
     plan = SMOKE if options.smoke else FULL
-    signal.signal(signal.SIGTERM, _end)  # so that what was started is ended too
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _end)  # so that what was started is ended too
 
     def say(what: str) -> None:
         console.print(what, style="dim", highlight=False)
@@ -67,8 +68,8 @@ def _run(name: str, plan: Plan, say: Say) -> Outcome:
         return Outcome(name=name, title=case.title, failed=f"{type(exc).__name__}: {exc}")
 
 
-def _end(*_: Any) -> None:
-    sys.exit(143)
+def _end(number: int, frame: Any) -> None:
+    sys.exit(128 + number)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import os
 import random
 import time
 from collections.abc import Iterator
-from typing import Any
 
 from celery import Celery
 
@@ -41,6 +40,7 @@ _STEP = 0.25  # virtual seconds
 _FIRST_MINUTE = 61.0  # virtual seconds: who comes first does not know what was spent before
 _AT_ONCE = 4  # replicas that join in a step
 _WARM_UP = 6.0  # virtual seconds in which rights are shared out
+_LOOK = 0.3  # seconds
 _PER_STEP = 20  # permits of each replica
 
 
@@ -152,7 +152,7 @@ def run_idle(plan: Plan, say: Say) -> Outcome:
     """Replicas on the real broker with a limit to share and nobody who asks: what they publish."""
     with contextlib.ExitStack() as stack:
         replicas = stack.enter_context(_gossiping(plan.idle))
-        time.sleep(min(10.0, plan.idle_seconds))  # the newcomers' hellos
+        time.sleep(min(10.0, plan.idle_seconds))  # until the last one has its share
         members = [len(replica.status()["members"]) for replica in replicas]
         cpu, before = time.process_time(), sum(replica.counters["sent"] for replica in replicas)
         time.sleep(plan.idle_seconds)
@@ -174,14 +174,16 @@ def run_idle(plan: Plan, say: Say) -> Outcome:
 
 @contextlib.contextmanager
 def _gossiping(count: int) -> Iterator[list[Replica]]:
-    """So many replicas in this process, each on a connection of its own; they share the one that publishes."""
+    """So many replicas in this process, each on a connection of its own; they share the one that publishes.
+
+    They join one after the other: all of them answer a newcomer, and here one process reads all answers for all.
+    """
     broker = os.environ.get("RABBITMQ_URL", "amqp://guest:guest@localhost//")
     app = Celery("idle", broker=broker, set_as_current=False)
     with contextlib.ExitStack() as stack:
         publisher = Publisher(app.connection_for_write)
         stack.callback(publisher.close)
         replicas: list[Replica] = []
-        members: list[Any] = []
         for number in range(count):
             replica = Replica(SystemClock(), name=f"idle {number}")
             limiter = GossipRateLimiter(SystemClock(), replica)
@@ -190,9 +192,18 @@ def _gossiping(count: int) -> Iterator[list[Replica]]:
             gossip = Gossip(replica, app.connection_for_write, publisher)
             stack.callback(gossip.close)
             gossip.start()
-            replicas.append(replica)
-            members.append(gossip)
-        for gossip in members:
             if not gossip.wait_online(30.0):
                 raise RuntimeError("a replica did not reach the broker")
+            replicas.append(replica)
+            _wait_for_calm()
         yield replicas
+
+
+def _wait_for_calm() -> None:
+    """Until this process has little to do; a minute at most."""
+    until = time.monotonic() + 60.0
+    busy = True
+    while busy and time.monotonic() < until:
+        cpu = time.process_time()
+        time.sleep(_LOOK)
+        busy = time.process_time() - cpu > 0.3 * _LOOK

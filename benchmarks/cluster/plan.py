@@ -50,7 +50,7 @@ class Plan:
 
 FULL = Plan()
 SMOKE = Plan(
-    minute=1.0,
+    minute=1.5,
     workers=2,
     slots=4,
     background=50,

@@ -79,9 +79,10 @@ def run_simulated(name: str, plan: Plan, say: Say) -> Outcome:
     figures = simulate(case)
     say(f"  {case.seconds:.0f} simulated seconds in {time.monotonic() - began:.0f}")
     since, until = 60.0, 180.0
-    goals = [at_most(COLD_START, figures.refused_part(0, 60), _ONE_IN_A_THOUSAND)]
     if case.restart is not None:
         since, until = case.restart, case.restart + 60.0
+    first, steady = _window(figures, 0, 60), _window(figures, since, until)
+    goals = [at_most(COLD_START, first.refused_share, _ONE_IN_A_THOUSAND)]
     if wanted.during is not None:
         _, cut, back = case.cut_off
         goals.append(at_least("share of the limit, cut off", figures.share(cut, back), wanted.during))
@@ -89,15 +90,13 @@ def run_simulated(name: str, plan: Plan, say: Say) -> Outcome:
             at_least("share of the limit, after", figures.share(back + _CATCH_UP, until), wanted.share or 0)
         )
     elif wanted.share is not None:
-        goals.append(
-            at_least("share of the limit, minutes 2 and 3", figures.share(since, until), wanted.share)
-        )
-    goals.append(at_most("refused in minutes 2 and 3", figures.refused_part(since, until), wanted.refused))
+        goals.append(at_least("share of the limit, minutes 2 and 3", steady.share, wanted.share))
+    goals.append(at_most("refused in minutes 2 and 3", steady.refused_share, wanted.refused))
     return Outcome(
         name=name,
         title=f"simulated: {wanted.title}",
-        first=_window(figures, 0, 60),
-        steady=_window(figures, since, until),
+        first=first,
+        steady=steady,
         goals=goals,
         figures={"messages": figures.messages, "cpu": time.process_time() - cpu},
     )

@@ -44,8 +44,9 @@ def check_name(name: object) -> None:
     Raises:
         ValueError: it is no string, too long, or has lone surrogates, which no encoder would take.
     """
-    if type(name) is not str or len(name) > LONGEST_NAME or not _encodable(name):
-        raise ValueError("not a name")
+    if type(name) is str and len(name) <= LONGEST_NAME and (name.isascii() or _encodable(name)):
+        return
+    raise ValueError("not a name")
 
 
 def check_members(known: dict[str, Any], coming: dict[str, Any]) -> None:
@@ -92,7 +93,11 @@ def _size(value: Any, depth: int) -> int:
         if kind is dict:
             size += _size(part, 0) if type(part) is str else _TOO_LONG
             part = value[part]
-        size += 1 + _size(part, depth - 1)
+        inner = type(part)
+        if inner is int or inner is float:  # most of what is sent: not worth a call
+            size += 11 if -LARGEST <= part <= LARGEST else _TOO_LONG
+        else:
+            size += 1 + _size(part, depth - 1)
         if size > LONGEST_VALUE:  # long enough: the rest is not read
             break
     return size

@@ -78,6 +78,11 @@ class GCounter(Crdt):
         if _grow(self.counts, replica, n):
             self._fresh.add(replica)
 
+    def drop(self, replica: str) -> None:
+        """Forget that replica's count. It comes back if one who has it sends it again."""
+        self.counts.pop(replica, None)
+        self._fresh.discard(replica)
+
     def merge(self, other: GCounter) -> bool:
         """Take the greater count of each replica. Whether anything changed."""
         return self.absorb(other.counts)
@@ -150,15 +155,31 @@ class PNCounter(Crdt):
     def absorb(self, value: object) -> bool:
         if type(value) is not dict:
             raise ValueError("not an object")
-        rises: dict[str, int] = {}
-        falls: dict[str, int] = {}
+        ups, downs = self.up, self.down
+        up: dict[str, int] = {}
+        down: dict[str, int] = {}
         for replica, pair in value.items():
             if type(pair) is not list or len(pair) < 2:
                 raise ValueError("not a pair of counts")
-            rises[replica], falls[replica] = pair[0], pair[1]
-        up, down = _greater(self.up, rises), _greater(self.down, falls)
-        self.up.update(up)
-        self.down.update(down)
+            rise, fall = pair[0], pair[1]
+            if (
+                type(rise) is not int
+                or type(fall) is not int
+                or not (0 <= rise <= LARGEST and 0 <= fall <= LARGEST)
+            ):
+                raise ValueError("not a count")
+            if replica not in ups and replica not in downs:
+                check_name(replica)
+            if rise > ups.get(replica, 0):
+                up[replica] = rise
+            if fall > downs.get(replica, 0):
+                down[replica] = fall
+        if up:  # checked whole before any of it counts
+            check_members(ups, up)
+        if down:
+            check_members(downs, down)
+        ups.update(up)
+        downs.update(down)
         return bool(up or down)
 
     def _pairs(self, replicas: Iterable[str]) -> dict[str, list[int]]:
@@ -325,7 +346,8 @@ def _greater(known: dict[str, int], coming: dict[str, Any]) -> dict[str, int]:
             check_name(replica)
         if n > known.get(replica, 0):
             greater[replica] = n
-    check_members(known, greater)
+    if greater:
+        check_members(known, greater)
     return greater
 
 

@@ -55,7 +55,7 @@ class Member(Standing["GossipPermit"]):
 class Share:
     """A ledger with what the others have spent of it, and where both are told."""
 
-    __slots__ = ("dimension", "ledger", "pace", "spend", "told", "wire")
+    __slots__ = ("dimension", "ledger", "pace", "spend", "told", "unheard", "wire")
 
     def __init__(self, wire: str, dimension: str, ledger: Ledger, pace: Pace | None) -> None:
         self.wire = wire
@@ -65,6 +65,8 @@ class Share:
         self.pace = pace
         self.told: deque[int] = deque()
         """The seconds of which was told, in order."""
+        self.unheard: dict[str, float] = {}
+        """What those that died could have spent at most after they were heard last."""
 
 
 class KeyState:
@@ -90,6 +92,8 @@ class KeyState:
         self.in_flight = 0
         self.mean_hold = 1.0
         self.unsaid: dict[int, list[int]] = {}
+        self.spent = [0, 0, 0, 0]
+        """All that was spent since the beginning, by dimension."""
         self.next_round = self.next_look = -math.inf
         self.learned: LearnedLimits | None = None
 
@@ -183,10 +187,10 @@ class KeyState:
         said = self.unsaid.get(int(slot.first))
         if said is None:
             said = self.unsaid[int(slot.first)] = [0, 0, 0, 0]
-        said[0] += requests
-        said[1] += input_tokens + output_tokens
-        said[2] += input_tokens
-        said[3] += output_tokens
+        spent = self.spent
+        for index, amount in enumerate((requests, input_tokens + output_tokens, input_tokens, output_tokens)):
+            said[index] += amount
+            spent[index] += amount
 
     def correct(self, slot: Slot, requests: int, input_tokens: int, output_tokens: int) -> None:
         """A reservation turned out to be another."""

@@ -27,7 +27,7 @@ HORIZON = 1.0
 """Seconds for which a replica keeps rights in hand: two rounds of gossip."""
 HEADROOM = 1.25
 """A replica that gets all it wants is taken to want so much more than it uses."""
-CATCH_UP = 1.1
+CATCH_UP = 1.25
 """How much faster than its share a replica may go, to use what lay idle: the rights bound it anyway."""
 RESERVE = 0.25
 """Seconds' worth of an equal part that an idle replica keeps, so that a first request need not ask for it."""
@@ -44,7 +44,9 @@ PATIENCE = 2.0
 """Seconds after which a request that waits is served before younger ones elsewhere."""
 OUTSIDE = 10.0
 """Seconds for which the provider's word on what is left holds, if it does not say it again."""
-_RATE_MEMORY = 2.0
+SETTLED = ""
+"""Stands, where replicas are counted by, for all those that are long gone."""
+_RATE_MEMORY = 1.0
 _LARGEST = 2**53
 _NOTHING: Mapping[str, int] = {}
 _NUMBERS = frozenset({int, float})
@@ -180,10 +182,6 @@ class Ledger:
 
     # -- what happens between two rounds
 
-    def spend(self, amount: int) -> None:
-        """So much was reserved (less than nothing: given back)."""
-        self._spent += amount
-
     def want(self, amount: float, now: float, until: float) -> bool:
         """A request of that cost had to wait, until then as it seems. Whether that is news."""
         news = now >= self._hungry_until or (self._claim < amount and now >= self._claim_until)
@@ -195,19 +193,20 @@ class Ledger:
         self._claim_until = max(self._claim_until, min(until, now + 5.0) + HUNGRY)
         return news
 
-    def served(self, amount: float) -> None:
-        """A request of that cost got what it wanted."""
-        if amount >= self._claim:
-            self._claim_until = -math.inf
+    def claim(self, now: float) -> float:
+        """What the largest request that waits wants, or any would."""
+        return max(1.0, self._claim) if now < self._claim_until else 1.0
 
     def accept(self, giver: str, me: str) -> int:
         """Take what that replica has given to us; how much that is."""
         gift = self.gifts.get(giver, _NOTHING).get(me, 0) - self.taken.get(giver, 0)
-        if gift <= 0:
+        if gift <= 0 or self._taken + gift > _LARGEST // 2:
             return 0
         self._taken += gift
         self.taken[giver] = self.taken.get(giver, 0) + gift
-        self.usable += gift
+        if self.total < math.inf:
+            self._minus += max(0, gift - int(self.total))  # there cannot be more: the limit has fallen since
+            self.usable = self._bounded() - self._owed
         return gift
 
     def hear_left(self, left: float, used: int, slack: float, now: float) -> None:
@@ -240,9 +239,12 @@ class Ledger:
         peers: Sequence[Peer],
         *,
         used: int,
+        spent: int,
         expiring: int,
         leads: bool,
         ready: bool,
+        sends: bool = False,
+        deals: bool = True,
         settle: float = 0.0,
         dead: float = 0.0,
     ) -> int:
@@ -253,16 +255,19 @@ class Ledger:
             me, weight: this replica.
             peers: the other live ones that know this ledger.
             used: what this replica's window holds, or what it has in flight.
-            expiring: what of that goes within the `HORIZON`.
+            spent: what this replica has spent since its beginning.
+            expiring: what of the window goes within the `HORIZON`.
             leads: whether this replica is the one to take what nobody holds.
-            ready: whether a request that waits could be sent, had it the rights.
+            ready: whether a request that waits could be sent before the next round, had it the rights.
+            sends: whether it could be sent at once.
+            deals: whether this replica gives rights, and asks for them.
             settle: seconds for which it must have been so: time for another one to hear that it is not it any more.
             dead: what those that are no more have spent within the window.
 
         Returns:
             Rights that were taken because nobody held them.
         """
-        self._measure(now, used)
+        self._measure(now, used, spent)
         self._leads_since = min(self._leads_since, now) if leads else math.inf
         if now >= self._outside_until:
             self.outside = 0.0
@@ -287,29 +292,40 @@ class Ledger:
         outside = max([self.outside, *(peer.record.outside for peer in peers)])
         available = max(0.0, total - outside)
         self._part = min(1.0, available / held) if held > available else 1.0
-        self._share_out(now, me, weight, peers, available, used, expiring, ready)
+        self._share_out(now, me, weight, peers, available, used, expiring, ready, sends, deals)
         return taken
 
-    def _measure(self, now: float, used: int) -> None:
+    def most_held(self, name: str, me: str) -> int:
+        """The rights that another one may have held since it was heard: with what was on the way to it."""
+        held: int = self.records[name].held
+        return held + self._coming(name, me)
+
+    def _coming(self, taker: str, me: str) -> int:
+        """What was given to it, and is not among what it has taken as yet."""
+        taken = self.taken if taker == me else self.receipts.get(taker, _NOTHING)
+        all_gifts: list[tuple[str, Mapping[str, int]]] = [(me, self.given), *self.gifts.items()]
+        return sum(max(0, gifts[taker] - taken.get(giver, 0)) for giver, gifts in all_gifts if taker in gifts)
+
+    def _measure(self, now: float, used: int, spent: int) -> None:
         passed = now - self._looked
         if passed > 0:
-            seen = max(0.0, self._spent / passed) if self.span else float(used)
+            seen = max(0.0, (spent - self._spent) / passed) if self.span else float(used)
             self.rate += min(1.0, passed / _RATE_MEMORY) * (seen - self.rate)
-            self._spent, self._looked = 0, now
+            self._spent, self._looked = spent, now
 
     def _on_the_way(self, me: str, peers: Sequence[Peer]) -> int:
         """What was given to one that lives, and is not among what it holds yet."""
         records = {peer.name: peer.record for peer in peers}
-        total = 0
-        for taker in (me, *records):
-            taken = self.taken if taker == me else self.receipts.get(taker, _NOTHING)
-            for giver, gifts in ((me, self.given), *self.gifts.items()):
-                if taker in gifts:
-                    total += max(0, gifts[taker] - taken.get(giver, 0))
+        total = sum(self._coming(taker, me) for taker in (me, *records))
         for name, record in records.items():  # a record and its counters need not be heard together
-            total += max(0, record.given - sum(self.gifts.get(name, _NOTHING).values()))
-            total += max(0, sum(self.receipts.get(name, _NOTHING).values()) - record.taken)
+            total += max(0, record.given - self._sum(self.gifts, name, me))
+            total += max(0, self._sum(self.receipts, name, me) - record.taken)
         return total
+
+    def _sum(self, heard: Mapping[str, Mapping[str, int]], name: str, me: str) -> int:
+        """What its counter says, without those that are long gone here: its word may be older than that."""
+        counts = heard.get(name, _NOTHING)
+        return sum(n for who, n in counts.items() if who in self.records or who in (me, SETTLED))
 
     def _share_out(
         self,
@@ -321,7 +337,13 @@ class Ledger:
         used: int,
         expiring: int,
         ready: bool,
+        sends: bool,
+        deals: bool,
     ) -> None:
+        self.usable = self._bounded()
+        free = max(0.0, self.usable - used)
+        if sends and free >= self.claim(now):
+            self._hungry_until = self._claim_until = -math.inf  # it has what it wanted, and does not use it
         hungry = now < self._hungry_until
         flow = available / self.span if self.span else available
         wants = [(math.inf if p.record.hungry else p.record.rate * HEADROOM, p.weight) for p in peers]
@@ -337,12 +359,10 @@ class Ledger:
             keep = max(mine * HORIZON - expiring, reserve, claim, float(ample))
         else:
             keep = max(claim, float(ample))
-        self.usable = self._bounded()
-        free = max(0.0, self.usable - used)
-        self.need = max(0.0, keep - free) if peers else 0.0
-        self.spare = max(0.0, free - keep)
+        self.need = max(0.0, keep - free) if peers and deals else 0.0
+        self.spare = max(0.0, free - keep) if deals else 0.0
         self._owed = 0
-        if peers and free + self.held > 0:
+        if peers and deals and free + self.held > 0:
             free -= self._give(now, peers, free)
         self.free = max(0.0, free - self._owed)
         self.usable = self._bounded() - self._owed
@@ -350,6 +370,7 @@ class Ledger:
     def _bounded(self) -> int:
         """The rights that may be used: all that are held, if those of all are not too many by what is known."""
         usable = self.held if self._part == 1.0 else int(self.held * self._part)
+        usable = min(usable, int(self.total))
         if self.span:
             usable = min(usable, int(self.total * STRICTNESS - self.merged))
         return max(0, usable)
@@ -415,11 +436,9 @@ class Ledger:
         """It is long gone: what was exchanged with it is settled."""
         for heard in (self.records, self.gifts, self.receipts):
             heard.pop(replica, None)
-        given, taken = self.given.pop(replica, 0), self.taken.pop(replica, 0)
-        self._given -= given
-        self._minus += given
-        self._taken -= taken
-        self._plus += taken
+        for counts in (self.given, self.taken):
+            if replica in counts:
+                counts[SETTLED] = counts.get(SETTLED, 0) + counts.pop(replica)
 
     def __repr__(self) -> str:
         return f"Ledger({self.name}, {self.held} of {self.total:g}, need={self.need:g}, spare={self.spare:g})"

@@ -1,9 +1,10 @@
 """The gossip's messages on the wire: a digest, then a JSON object: who speaks, when, and the entries.
 
 ``v`` version, ``k`` kind, ``i`` the speaker's id, ``m`` and ``w`` its monotonic and wall clock, ``s`` 1 while it only
-listens, ``t`` its weight, ``n`` its name for people, ``o`` the dead that it speaks of: [offset of their clock to the
-speaker's, seconds since they were heard, 1 if they said good-bye], ``e`` the entries (`crdt`). A newer version adds
-names, which an older one ignores.
+listens, ``t`` its weight, ``n`` its name for people, ``d`` the dead of whom it knows, with
+the seconds since they were heard, ``q`` those of whom it has to hear, ``o`` those of whom it speaks
+here: [offset of their clock to the speaker's, seconds since they were heard, 1 if they said good-bye], ``e`` the
+entries (`crdt`). A newer version adds names, which an older one ignores.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ HELLO, DELTA, FULL, ARCHIVE, BYE = "h", "d", "f", "a", "b"
 
 _DIGEST = 8
 _KEY = b"remote_inference gossip"
+_DECODE = json.JSONDecoder().decode
 _ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
@@ -39,15 +41,23 @@ def decode(body: bytes | str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
         Foreign: it is no message of ours, or was garbled.
     """
     raw = body.encode("utf-8", "replace") if isinstance(body, str) else bytes(body)
-    if raw[: 2 * _DIGEST] != _digest(raw[2 * _DIGEST :]):
+    text = raw[2 * _DIGEST :]
+    if raw[: 2 * _DIGEST] != _digest(text):
         raise Foreign("it has no digest of ours")
     try:
-        head = json.loads(raw[2 * _DIGEST :])
+        head = _DECODE(text.decode())
     except (ValueError, RecursionError):
         raise Foreign("it is no JSON") from None
     if not isinstance(head, dict) or not _is_head(head):
         raise Foreign("its head is not understood")
     entries = head.pop("e", None)
+    dead, wanted = head.get("d"), head.get("q")
+    head["q"] = [name for name in wanted if type(name) is str] if isinstance(wanted, list) else []
+    head["d"] = (
+        {name: age for name, age in dead.items() if len(name) <= 64 and _number(age)}
+        if isinstance(dead, dict)
+        else {}
+    )
     return head, entries, _others(head.get("o"))
 
 

@@ -17,10 +17,10 @@ class Pace:
         now: monotonic.
     """
 
-    __slots__ = ("_at", "_burst", "_level", "_rate", "_size")
+    __slots__ = ("_at", "_level", "_rate", "_size", "burst")
 
     def __init__(self, burst: float, now: float) -> None:
-        self._burst = burst
+        self.burst = burst
         self._rate = math.inf
         self._size = math.inf
         self._level = math.inf
@@ -33,7 +33,7 @@ class Pace:
         if rate == math.inf:
             self._rate = self._size = self._level = math.inf
             return
-        size = max(rate * self._burst, 1.0)
+        size = max(rate * self.burst, 1.0)
         if self._rate == math.inf:
             level = size if self._level == math.inf else self._level
         else:

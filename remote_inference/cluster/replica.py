@@ -45,6 +45,10 @@ ANSWER_DELAY = 0.1
 """Seconds within which a newcomer is answered, at random: many newcomers at once are answered together."""
 MEMORY = 150.0
 """Seconds for which a dead member's entries are kept: its lease, and the window in which it has spent."""
+TELL = 120.0
+"""Seconds for which a dead member is named to the others: who is named must not be forgotten elsewhere yet."""
+LOOK = 0.25
+"""Seconds between two looks at who has died."""
 UNREACHED = 5.0
 """Seconds after which a replica that cannot reach the broker at all works alone."""
 WRONG_CLOCK = 30.0
@@ -119,9 +123,10 @@ class Replica:
         self._started_at = math.inf
         self._next_delta = self._next_full = self._next_hello = math.inf
         self._soon = math.inf
-        self._last_sent = -math.inf
-        self._archive = False
-        self._quiet_until = -math.inf
+        self._last_sent = self._asked_at = -math.inf
+        self._asked: set[str] = set()  # the dead of whom somebody wants to hear
+        self._missing: dict[str, float] = {}  # who was not heard in full yet; until when that matters
+        self._quiet_until = self._next_look = -math.inf
         self._steady_since = -math.inf
         self._settled = False
         self._acted = False
@@ -174,13 +179,15 @@ class Replica:
         return peer.heard, peer.left
 
     def live(self, replica: str, now: float) -> bool:
-        """Whether it holds its lease. Nobody is dead to one who does not hear itself."""
+        """Whether it holds its lease. Nobody is dead to one who has not heard itself until that was over: the other may
+        have spoken since."""
         if replica == self.id:
             return True
         peer = self._peers.get(replica)
         if peer is None or peer.gone:
             return False
-        return now < max(peer.heard, self._steady_since) + LEASE or not self.connected(now)
+        over = max(peer.heard, self._steady_since) + LEASE
+        return now < over or self.echo < over - GUARD or not self.connected(now)
 
     def members(self, now: float) -> list[str]:
         """The ids of those who live, ours included, in order."""
@@ -199,10 +206,15 @@ class Replica:
         )
 
     def acts(self, now: float) -> bool:
-        """Whether its word counts on what belongs to nobody: it hears itself, and has listened for long enough."""
+        """Whether its word counts on what belongs to nobody: it hears itself, has listened for long enough, and lacks
+        the word of nobody, dead or alive."""
         if self.alone:
             return True
-        return now >= self.listening_until and self.connected(now) and not self.wrong_clock
+        return now >= self.listening_until and self.deals(now) and not self._missing
+
+    def deals(self, now: float) -> bool:
+        """Whether it may give and ask: it hears itself, and knows what time it is."""
+        return self.connected(now) and not self.wrong_clock
 
     def joining(self, replica: str) -> bool:
         """Whether it only listens as yet."""
@@ -309,14 +321,15 @@ class Replica:
             if self.listening_until == math.inf and now - self._started_at >= UNREACHED and not self._online:
                 self._go_alone()
             if self._online:
-                self._look_around(now)
+                if now >= self._next_look or now >= self.listening_until > self._next_look - LOOK:
+                    self._next_look = now + LOOK
+                    self._look_around(now)
                 messages = self._due(now)
             due = min(self._next_delta, self._next_full, self._next_hello, self._soon)
             if now < self.listening_until < math.inf:
                 due = min(due, self.listening_until)
-            if (
-                now - self._last_sent < URGENT_GAP
-            ):  # who has something urgent meanwhile relies on us to come again
+            # who has something urgent meanwhile relies on us to come again
+            if now - self._last_sent < URGENT_GAP:
                 due = min(due, self._last_sent + URGENT_GAP)
         for message in messages:
             self._hand_over(message)
@@ -338,6 +351,8 @@ class Replica:
             self.state.delta()
             messages.append(self._message(HELLO, self._full_entries(), now))
             self._next_hello = now + LISTEN if self.listening_until == math.inf else math.inf
+            if self._missing:
+                self._asked_at = now
             return messages
         if now >= self._next_full:
             self._before_send(now)
@@ -346,9 +361,7 @@ class Replica:
             self._next_full = now + KEEPALIVE
             self._next_delta = now + self._period(now)
             self._soon = math.inf
-            if self._archive and self.leads(now):
-                messages.extend(self._archived(now))
-            self._archive = False
+            messages.extend(self._archived(now))
         elif now >= min(self._next_delta, self._soon):
             message = self._delta(now)
             if message is not None:
@@ -383,6 +396,10 @@ class Replica:
         }
         if kind in (HELLO, FULL):
             head["n"] = self.name[:200]
+            ages = {name: round(now - self._peers[name].heard, 2) for name in self.dead(now)}
+            head["d"] = {name: age for name, age in ages.items() if age < TELL}
+        if kind == HELLO and self._missing:
+            head["q"] = sorted(self._missing)
         return encode(head, entries)
 
     def _hand_over(self, message: bytes | None) -> None:
@@ -395,17 +412,17 @@ class Replica:
         return self.state.full(own.__contains__)
 
     def _archived(self, now: float) -> list[bytes]:
-        """What the dead have said, for newcomers, with the offset of their clocks to ours."""
+        """What the dead have said who were asked for, with the offset of their clocks to ours."""
+        asked, self._asked = self._asked, set()
         messages = []
-        for name in self.dead(now):
+        for name in sorted(asked.intersection(self.dead(now))):
             offset = self.offset_of(name)
-            if offset is None:
+            if offset is None or name in self._missing or now >= self._peers[name].heard + TELL:
                 continue
             entries = self.state.full(lambda path, name=name: path[-1] == name)  # type: ignore[misc]
-            if entries:
-                peer = self._peers[name]
-                told = {name: [round(offset, 4), round(now - peer.heard, 3), int(peer.left)]}
-                messages.append(self._message(ARCHIVE, entries, now, o=told))
+            peer = self._peers[name]
+            told = {name: [round(offset, 4), round(now - peer.heard, 3), int(peer.left)]}
+            messages.append(self._message(ARCHIVE, entries, now, o=told))
         return messages
 
     def _join(self, now: float) -> None:
@@ -448,7 +465,13 @@ class Replica:
         """Notice who has died, and drop what is too old to matter."""
         changed = False
         self._compare_clocks()
+        if self._missing:
+            self._missing = {name: until for name, until in self._missing.items() if now < until}
+            if self._next_hello == math.inf:  # ask; again, if need be
+                self._next_hello = max(now, self._asked_at + LISTEN) + self._rng.random() * ANSWER_DELAY
         for name, peer in list(self._peers.items()):
+            if not peer.gone and now >= peer.heard + LEASE > self._last_sent + GUARD:
+                self._next_full = now  # is it gone, or do we not hear? Our own echo will tell
             if not peer.gone and not self.live(name, now):
                 peer.gone = True
                 changed = True
@@ -482,9 +505,15 @@ class Replica:
         new = peer is None
         if peer is None:
             peer = self._peers[name] = PeerState(now)
-        elif peer.gone and name not in others:
+        elif peer.gone:
             return  # given up: whatever it owned may be somebody else's by now; it will notice itself
         peer.measure(head["m"], now)
+        said = head["m"] + peer.offset
+        others = {
+            other: (offset, age, left)
+            for other, (offset, age, left) in others.items()
+            if (left or age >= LEASE) and self._may_be_dead(other, said - age)
+        }
         peer.heard = now
         peer.weight = head["t"]
         was_joining, peer.joining = peer.joining, bool(head["s"])
@@ -495,21 +524,47 @@ class Replica:
         if head["k"] == HELLO:
             self._next_full = min(self._next_full, now + self._rng.random() * ANSWER_DELAY)
             self._soon = min(self._soon, self._next_full)
-            self._archive = True
+            self._asked.update(head["q"])
+        self._asked.difference_update(others)
+        if new or self._missing or head["d"]:
+            self._note_missing(head, new, others, said)
         for other, (offset, age, left) in others.items():
-            if other not in self._peers and other != self.id:
-                known = self._peers[other] = PeerState(now - age)
+            known = self._peers.get(other)
+            if known is None:
+                known = self._peers[other] = PeerState(said - age)
                 known.measure(0.0, offset + peer.offset)
-                known.left = bool(left)
-                known.gone = known.left or age >= LEASE
-        changed = self._merge(name, entries, others)
-        if head["k"] == BYE:
+            known.heard = max(known.heard, said - age)
+            known.left |= bool(left)
+            known.gone |= known.left or age >= LEASE
+        for part, paths in self._merge(name, entries, others).items():
+            part.merged(paths)
+        if head["k"] == BYE:  # only now: what it says last belongs to what it leaves
             peer.gone = peer.left = True
         if new or head["k"] == BYE or was_joining != peer.joining:
             for part in self._parts:
                 part.members_changed(now)
-        for part, paths in changed.items():
-            part.merged(paths)
+
+    def _may_be_dead(self, name: str, heard: float) -> bool:
+        """Whether one who has heard it last then may say so: it is dead here too, or he has heard it later."""
+        peer = self._peers.get(name)
+        return name != self.id if peer is None else peer.gone or heard > peer.heard + GUARD
+
+    def _note_missing(self, head: dict[str, Any], new: bool, others: dict[str, Any], said: float) -> None:
+        """Whose word is lacking: what it holds or has spent must not be taken for nobody's.
+
+        Somebody new who was not heard in full, or somebody dead whom others have heard later than this replica.
+        """
+        name, missing = head["i"], self._missing
+        if head["k"] in (HELLO, FULL, BYE):
+            missing.pop(name, None)
+        elif new:
+            missing[name] = said + MEMORY
+        for other in others:
+            missing.pop(other, None)
+        for dead, age in head["d"].items():
+            known = self._peers.get(dead)
+            if dead != self.id and (known is None or said - age > known.heard + GUARD) and age < TELL:
+                missing[dead] = said - age + MEMORY
 
     def _merge(self, sender: str, entries: Any, others: dict[str, Any]) -> dict[Part, list[Path]]:
         """Merge what the sender may say: of itself, of the dead it tells of, and what is shared by all."""
@@ -520,7 +575,7 @@ class Replica:
         admitted = []
         for entry in entries:
             try:
-                owner = entry[1][-1]
+                owner, known = entry[1][-1], entry[1][0] in self._part_of
             except (TypeError, LookupError):
                 self.counters["malformed"] += 1
                 continue
@@ -532,7 +587,8 @@ class Replica:
             ):
                 self.counters["foreign"] += 1
                 continue
-            admitted.append(entry)
+            if known:  # else a newer version's
+                admitted.append(entry)
         for path in self.state.merge(admitted):
             part = self._part_of.get(path[0])
             if part is not None:
@@ -541,8 +597,10 @@ class Replica:
 
     def _compare_clocks(self) -> None:
         """How far this machine's clock is off the middle of the others'."""
-        skews = sorted(p.skew for p in self._peers.values() if not p.gone)
-        middle = skews[len(skews) // 2] if skews else 0.0
+        skews = sorted([0.0, *(peer.skew for peer in self._peers.values() if not peer.gone)])
+        middle = skews[
+            len(skews) // 2
+        ]  # of two halves that differ, the one that is behind takes itself for right
         self.skew = middle
         wrong = abs(middle) > WRONG_CLOCK
         if wrong != self.wrong_clock:

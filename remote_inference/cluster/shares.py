@@ -74,7 +74,7 @@ class Shares:
                 if path[0] == _LIMITS:
                     self._hear_learned(path, now)
                     continue
-                found = self._shares.get(path[1])
+                found = self._shares.get(path[1]) if len(path) > 1 else None
                 if found is None:
                     continue
                 state, share = found
@@ -103,6 +103,10 @@ class Shares:
         with self.lock:
             for _, share in self._shares.values():
                 share.ledger.forget(replica)
+                share.unheard.pop(replica, None)
+            for path, entry in self._replica.state.entries.items():
+                if path[0] in (_GIVEN, _TAKEN) and isinstance(entry, GCounter):
+                    entry.drop(replica)
 
     def rejoined(self, before: str) -> None:
         """See `Part`."""
@@ -220,7 +224,7 @@ class Shares:
                     self._hear_rights(share, path)
 
     def _heard(self, kind: str, subject: str) -> list[Path]:
-        return [path for path in self._replica.state.entries if path[0] == kind and path[1] == subject]
+        return [path for path in self._replica.state.entries if path[0] == kind and path[1:2] == (subject,)]
 
     def round(self, state: KeyState, now: float) -> None:
         replica = self._replica
@@ -242,16 +246,19 @@ class Shares:
             ]
             dead = {name: record for name, record in ledger.records.items() if name not in live}
             expiring = state.window.expiring(share.dimension, now + HORIZON) if ledger.span else 0
-            unknown = ledger.unknown
+            unknown, pace, paused = ledger.unknown, share.pace, state.pause.active(now)
             taken = ledger.round(
                 now,
                 replica.id,
                 replica.weight,
                 peers,
                 used=used,
+                spent=state.spent[DIMENSIONS.index(share.dimension)] if ledger.span else 0,
                 expiring=expiring,
                 leads=acts and not any(p.name < replica.id and not p.joining for p in peers),
-                ready=share.pace is None or share.pace.due(1, now) <= now + PERIOD,
+                ready=pace is None or pace.due(1, now) <= now + PERIOD,
+                sends=not paused and (pace is None or pace.due(ledger.claim(now), now) <= now),
+                deals=replica.deals(now),
                 settle=0.0 if replica.alone else SETTLE,
                 dead=sum(self._spent_by_dead(share, name, record, now) for name, record in dead.items()),
             )
@@ -291,9 +298,15 @@ class Shares:
         heard, said_goodbye = self._replica.heard(name)
         if said_goodbye:
             return known
-        silent_from, silent_to = max(heard, now - ledger.span), min(heard + LEASE, now)
-        unheard = record.pace * max(0.0, silent_to - silent_from)
-        return float(min(record.held, known + unheard))
+        silence = min(heard + LEASE, now) - max(heard, now - ledger.span)
+        if silence <= 0:
+            return known
+        most = ledger.most_held(name, self._replica.id)
+        could = share.unheard.setdefault(
+            name, max(0, most - known)
+        )  # by the rights that it had free, or got free
+        unheard = could if share.pace is None else min(could, record.pace * (silence + share.pace.burst))
+        return float(min(most, known + unheard))
 
     def _say(self, state: KeyState, now: float) -> None:
         """Put into the replicated state what this replica has to tell."""

@@ -44,7 +44,9 @@ PATIENCE = 1.0
 
 PERMIT_PATIENCE = 0.25
 """Seconds for which a permit is waited for in the slot. Whoever waits there keeps the slot from a more urgent request
-that arrives in the queue meanwhile."""
+that arrives in the queue meanwhile. (In a pause nobody is let through: its end is waited for as a circuit's is.)"""
+
+_AFTER_PAUSE = frozenset({"paused", "ramp"})
 
 CREDENTIAL_UNAVAILABLE = "credential_unavailable"
 """`LimitReached.code` while a credential's source gives none, and there is none from before."""
@@ -169,18 +171,26 @@ class Run:
         most = self._request.sampling.max_tokens
         self._estimate = Cost(self._prompt, most or _USUAL_ANSWER)
         cost = self._part.estimates.cost(self._limit_key, self._estimate, most=most)
-        try:
-            return self._part.limiter.acquire(
-                self._limit_key,
-                self._part.deployment.name,
-                cost,
-                priority=self._job.priority,
-                patience=self._patience(PERMIT_PATIENCE),
-                token=self._job.token,
-            )
-        except RequestError as error:
-            self._at(error)
-            raise
+        end = self._clock.monotonic() + self._patience(PATIENCE)
+        while True:
+            try:
+                return self._part.limiter.acquire(
+                    self._limit_key,
+                    self._part.deployment.name,
+                    cost,
+                    priority=self._job.priority,
+                    patience=self._patience(PERMIT_PATIENCE),
+                    token=self._job.token,
+                )
+            except LimitReached as error:
+                wait = error.retry_at - self._clock.time()
+                if error.code not in _AFTER_PAUSE or self._clock.monotonic() + wait > end:
+                    raise self._at(error) from None
+            except RequestError as error:
+                self._at(error)
+                raise
+            self._clock.wait(self._job.token.event, max(wait, _SHORTEST_WAIT))
+            self._check()
 
     # -- an attempt
 

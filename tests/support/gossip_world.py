@@ -107,13 +107,17 @@ class Process:
                     self.hear(body)
 
     def connect(self) -> None:
-        if self.alive and not self._connected:
+        if self.stopped:
+            self.world.after(0.5, self.connect)
+        elif self.alive and not self._connected:
             self._connected = True
             self.replica.online()
 
     def disconnect(self) -> None:
         """The broker closes its connection."""
-        if self._connected:
+        if self.stopped:
+            self.world.after(0.5, self.disconnect)
+        elif self._connected:
             self._connected = False
             self.replica.offline()
 
@@ -204,7 +208,12 @@ class World:
         self._count = 0
 
     def start(
-        self, limits: RateLimits | None = None, *, ahead: float = 0.0, weight: float = 1.0, demand: float = 0.0
+        self,
+        limits: RateLimits | None = None,
+        *,
+        ahead: float = 0.0,
+        weight: float = 1.0,
+        demand: float = 0.0,
     ) -> Process:
         """Another process, on a machine of its own."""
         process = Process(self, len(self.processes), ahead, weight)

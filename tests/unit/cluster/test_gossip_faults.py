@@ -1,0 +1,269 @@
+"""What must hold whatever the broker, the processes and their messages do: no minute holds more than the limit."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from typing import Any
+
+import pytest
+from gossip_world import KEY, Process, World, per_minute
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from remote_inference.cluster import Cost
+from remote_inference.cluster.crdt_bounds import LARGEST
+from remote_inference.cluster.ledger import CATCH_UP
+from remote_inference.cluster.message import decode, encode
+from remote_inference.config import RateLimits
+
+LIMIT = 120
+SKEWS = st.floats(-2.0, 2.0)
+DEMANDS = st.sampled_from([0.0, 0.5, 2.0, 8.0])
+FAULTS = st.sampled_from(["kill", "start", "stop", "cut", "disconnect", "leave", "demand"])
+
+
+class Trouble:
+    """A cluster in which things happen by a plan; afterwards everything heals."""
+
+    def __init__(self, limits: RateLimits, seed: int, *, delay: float, lost: float, twice: float) -> None:
+        self.world = World(seed, delay=delay, lost=lost, twice=twice)
+        self.limits = limits
+        self.rng = self.world.rng
+        self.tokens = limits.tokens_per_minute is not None
+        for _ in range(self.rng.randint(2, 5)):
+            self.world.after(self.rng.uniform(0.0, 3.0), self.start)
+        self.world.run(3.1)
+
+    def start(self) -> None:
+        process = self.world.start(self.limits, ahead=self.rng.uniform(-2.0, 2.0))
+        process.demand = self.rng.choice([0.0, 0.5, 2.0, 8.0])
+        process.hold = 2.0
+        if self.tokens:
+            process.cost = lambda: Cost(self.rng.randint(1, 40), self.rng.randint(1, 40))
+
+    def happen(self, fault: str, after: float, lasts: float) -> None:
+        world = self.world
+        world.run(after)
+        live = world.live
+        if fault == "start" or not live:
+            self.start()
+            return
+        victim = self.rng.choice(live)
+        if fault == "kill":
+            victim.kill()
+        elif fault == "leave":
+            victim.leave()
+        elif fault == "stop":
+            victim.stop()
+            world.after(lasts, victim.go_on)
+        elif fault == "disconnect":
+            victim.disconnect()
+            world.after(lasts, victim.connect)
+        elif fault == "cut":
+            for process in [p for p in live if self.rng.random() < 0.5]:
+                process.cut = True
+                world.after(lasts, lambda p=process: setattr(p, "cut", False))  # type: ignore[misc]
+        else:
+            victim.demand = self.rng.choice([0.0, 8.0])
+
+    def heal(self) -> None:
+        world = self.world
+        world.run(1.0)
+        world.lost, world.delay = 0.0, 0.01
+        for process in world.live:
+            process.cut = False
+            process.go_on()
+            process.connect()
+
+    def most_held(self, seconds: float) -> int:
+        """The most that all held at a time: what is on its way from one to the other nobody holds."""
+        most = 0
+        for _ in range(int(seconds / 0.25)):
+            self.world.run(0.25)
+            most = max(most, self.world.held())
+        return most
+
+
+PLANS = st.lists(st.tuples(FAULTS, st.floats(0.5, 25.0), st.floats(0.5, 70.0)), min_size=1, max_size=8)
+NETS = {"delay": st.sampled_from([0.01, 0.3]), "lost": st.sampled_from([0.0, 0.1, 0.3]), "twice": st.sampled_from([0.0, 0.2])}  # fmt: skip
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32), plan=PLANS, burst=st.sampled_from([1.0, 10.0, 60.0]), **NETS)
+def test_no_minute_holds_more_requests_than_the_limit(
+    seed: int, plan: list[tuple[str, float, float]], burst: float, delay: float, lost: float, twice: float
+) -> None:
+    trouble = Trouble(per_minute(LIMIT, burst=burst), seed, delay=delay, lost=lost, twice=twice)
+    for fault, after, lasts in plan:
+        if trouble.world.live:  # a restart of everything is another matter
+            trouble.happen(fault if len(trouble.world.live) > 1 else "start", after, lasts)
+    trouble.heal()
+    trouble.world.run(100.0)  # a lease, a window, and what it takes to notice
+    assert trouble.world.most() <= LIMIT
+    assert trouble.most_held(5.0) == LIMIT, "all of it is held by somebody again"
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32), plan=PLANS, **NETS)
+def test_nor_more_tokens_nor_requests_at_once(
+    seed: int, plan: list[tuple[str, float, float]], delay: float, lost: float, twice: float
+) -> None:
+    limits = RateLimits(tokens_per_minute=3_000, concurrent_requests=7)
+    trouble = Trouble(limits, seed, delay=delay, lost=lost, twice=twice)
+    for fault, after, lasts in plan:
+        trouble.happen(fault if len(trouble.world.live) > 1 else "start", after, lasts)
+    trouble.heal()
+    trouble.world.run(100.0)
+    assert trouble.world.most(lambda cost: cost.tokens) <= 3_000
+    assert trouble.world.most_in_flight <= 7
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_restart_of_everything_keeps_the_limit_too(seed: int) -> None:
+    """Nobody remembers the last minute; that its requests were spread over it evenly is the most that can be assumed:
+    they may have come quicker by `CATCH_UP`."""
+    world = World(seed)
+    limits = per_minute(600)
+    for _ in range(4):
+        world.start(limits, demand=4.0)
+    world.run(100.0)
+    for process in world.live:
+        process.kill()
+    for _ in range(4):
+        world.after(world.rng.uniform(0.1, 2.0), lambda: world.start(limits, demand=4.0))
+    world.run(100.0)
+    assert world.most() <= 600 * CATCH_UP
+    assert world.used(140.0, 200.0) > 500
+
+
+@settings(max_examples=8, deadline=None)
+@given(seed=st.integers(0, 2**32), skews=st.lists(SKEWS, min_size=2, max_size=5), by=st.integers(0, 4))
+def test_a_pause_is_everywhere_at_once_and_its_end_too(seed: int, skews: list[float], by: int) -> None:
+    world = World(seed, delay=0.02)
+    found = [world.start(per_minute(6_000, burst=60.0), ahead=ahead) for ahead in skews]
+    world.run(20.0)
+    one = found[by % len(found)]
+    one.limiter.pause(KEY, one.clock.time() + 10.0)
+    world.run(0.05)
+    for process in found:
+        left = process.limiter.paused_until(KEY) - process.clock.time()
+        assert left == pytest.approx(9.95, abs=0.1)
+        assert process.take() is None
+        assert process.refused.code == "paused"
+    late = world.start(per_minute(6_000, burst=60.0))
+    world.run(2.5)
+    assert late.take() is None
+    assert late.refused.code == "paused"
+    world.run(4.0)
+    found[0].limiter.resume(KEY)
+    world.run(0.05)
+    assert not any(process.limiter.paused_until(KEY) for process in world.processes)
+
+
+class Fuzz:
+    """Messages of all kinds that nobody of us has sent, or nobody sends like that."""
+
+    def __init__(self, rng: random.Random, real: list[bytes]) -> None:
+        self.rng = rng
+        self.real = real
+        self.decoded = [(head, entries) for head, entries, _ in map(decode, real[-400:])]
+
+    def one(self) -> bytes:
+        return self.rng.choice([self.noise, self.mutated, self.replayed, self.another_app, self.hostile])()
+
+    def noise(self) -> bytes:
+        return self.rng.randbytes(self.rng.randint(0, 200))
+
+    def mutated(self) -> bytes:
+        body = bytearray(self.rng.choice(self.real))
+        for _ in range(self.rng.randint(1, 4)):
+            body[self.rng.randrange(len(body))] = self.rng.randrange(256)
+        return bytes(body)
+
+    def replayed(self) -> bytes:
+        return self.rng.choice(self.real)
+
+    def another_app(self) -> bytes:
+        return json.dumps({"method": "ping", "arguments": {}, "destination": None}).encode()
+
+    def hostile(self) -> bytes:
+        """With a right digest: a real message with other figures, from somebody who pretends to be a member."""
+        head, entries = self.rng.choice(self.decoded)
+        head = {**head, "i": self.rng.choice(["evil", "0000000000", "zzzz"])}
+        if self.rng.random() < 0.3:
+            head[self.rng.choice(list(head))] = self.value()
+        return encode(head, [self.entry(entry, head["i"]) for entry in entries])
+
+    def entry(self, entry: list[Any], name: Any) -> Any:
+        if self.rng.random() < 0.1:
+            return self.value()
+        code, path, value = entry
+        path = [*path[:-1], name if self.rng.random() < 0.8 else path[-1]]
+        if self.rng.random() < 0.1:
+            path = path[: self.rng.randint(0, len(path))]
+        return [code, path, self.changed(value)]
+
+    def changed(self, value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: self.changed(part) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self.changed(part) for part in value]
+        return self.value() if self.rng.random() < 0.3 else value
+
+    def value(self) -> Any:
+        small = self.rng.randint(-2, 2000)
+        return self.rng.choice(
+            [small, small, small, LARGEST, -LARGEST, 1e15, 0.5, None, True, "x", [], {}, [[1]], {"a": 1}]
+        )
+
+
+def spendable(process: Process) -> dict[str, float]:
+    state = process.limiter._shares.keys[KEY]
+    return {name: share.ledger.usable for name, share in state.shares.items()}
+
+
+def test_a_hundred_thousand_fuzzed_messages_raise_nothing_and_stop_nothing(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.WARNING, "remote_inference.cluster")
+    limits = RateLimits(requests_per_minute=600, tokens_per_minute=60_000, concurrent_requests=20)
+    most = {"requests": 600, "tokens": 60_000, "concurrent": 20}
+    world = World(7)
+    found = [world.start(limits, demand=demand) for demand in (2.0, 3.0, 0.5)]
+    for process in found:
+        process.hold, process.cost = 1.0, lambda: Cost(20, 20)
+    world.run(20.0)
+    fuzz = Fuzz(random.Random(1), [body for _, _, body in world.messages])
+    for step in range(1_000):
+        target = found[step % 3]
+        for _ in range(100):
+            target.replica.receive(fuzz.one())
+            assert all(usable <= most[name] for name, usable in spendable(target).items())
+        world.run(0.05)
+    assert all(len(p.replica.state.entries) < 20_000 for p in found)
+    warnings = [record for record in caplog.records if "ignored" in record.message]
+    assert 1 <= len(warnings) <= 2 * len(found)
+    assert all(process.replica.status()["malformed"] > 10_000 for process in found)
+    assert world.most() <= 600
+    # those who pretended to be members are not heard any more: after a lease and a window all is as it was
+    world.run(120.0)
+    before = len(world.spent)
+    world.run(30.0)
+    assert len(world.spent) - before > 100
+    assert world.most() <= 600
+
+
+def test_malformed_and_foreign_messages_change_nothing_at_all() -> None:
+    world = World(3)
+    one, other = (world.start(per_minute(600, burst=60.0)) for _ in range(2))
+    world.run(20.0)
+    fuzz = Fuzz(random.Random(2), [body for _, _, body in world.messages])
+    before = one.replica.state.full(), one.limiter.snapshot(), one.replica.members(one.clock.monotonic())
+    for _ in range(20_000):
+        kind = fuzz.rng.choice([fuzz.noise, fuzz.mutated, fuzz.replayed, fuzz.another_app])
+        one.replica.receive(kind())
+    after = one.replica.state.full(), one.limiter.snapshot(), one.replica.members(one.clock.monotonic())
+    assert after == before
+    assert other.replica.id in after[2]

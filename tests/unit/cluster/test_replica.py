@@ -1,0 +1,459 @@
+"""`Replica`: who is alive, who leads, what time it is elsewhere, and what a message may do."""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from typing import Any
+
+import pytest
+from gossip_world import Process, World, per_minute
+
+from remote_inference.cluster.crdt import LwwRegister, Path
+from remote_inference.cluster.message import decode, encode
+from remote_inference.cluster.replica import KEEPALIVE, LEASE, MEMORY, URGENT_GAP, Replica
+from remote_inference.testing.clock import VirtualClock
+
+
+class Notes:
+    """A part that keeps one register a replica, and what it was told."""
+
+    kinds = frozenset({"note"})
+
+    def __init__(self, replica: Replica) -> None:
+        self.replica = replica
+        self.forgot: list[str] = []
+        self.before: list[str] = []
+        self.changes = 0
+        self.note: Any = None
+        replica.attach(self)
+
+    def merged(self, paths: list[Path]) -> None:
+        pass
+
+    def before_send(self, now: float) -> None:
+        path = ("note", self.replica.id)
+        known = self.replica.state.get(path, LwwRegister)
+        if self.note is not None and (known is None or known.value != self.note):
+            self.replica.own(path, LwwRegister).set(self.note, self.replica.id)
+
+    def members_changed(self, now: float) -> None:
+        self.changes += 1
+
+    def forgotten(self, replica: str) -> None:
+        self.forgot.append(replica)
+
+    def rejoined(self, before: str) -> None:
+        self.before.append(before)
+
+    def of(self, other: Notes) -> Any:
+        entry = self.replica.state.get(("note", other.replica.id), LwwRegister)
+        return None if entry is None else entry.value
+
+
+def cluster(world: World, count: int) -> list[Process]:
+    found = [world.start() for _ in range(count)]
+    world.run(5.0)
+    return found
+
+
+def members(process: Process) -> list[str]:
+    return process.replica.members(process.clock.monotonic())
+
+
+def kinds(messages: list[bytes]) -> list[str]:
+    return [decode(body)[0]["k"] for body in messages]
+
+
+class TestJoining:
+    def test_everyone_knows_everyone(self) -> None:
+        world = World()
+        found = cluster(world, 5)
+        assert len({process.replica.id for process in found}) == 5
+        assert all(members(process) == sorted(p.replica.id for p in found) for process in found)
+
+    def test_nothing_is_handed_out_before_it_has_heard_itself_and_listened(self) -> None:
+        world = World()
+        process = world.start(per_minute(600, burst=60.0))
+        world.run(0.9)
+        assert process.take() is None
+        assert process.refused.code == "joining"
+        world.run(2.0)
+        assert process.take() is not None
+
+    def test_without_its_echo_it_waits_and_says_hello_again(self) -> None:
+        world = World()
+        process = world.start(per_minute(600, burst=60.0))
+        process.cut = True
+        world.run(10.0)
+        assert process.take() is None
+        assert kinds([body for _, _, body in world.messages]).count("h") >= 9
+        process.cut = False
+        world.run(3.0)
+        assert process.take() is not None
+
+    def test_without_a_broker_it_works_alone(self) -> None:
+        clock = VirtualClock()
+        replica = Replica(clock, rng=random.Random(1))
+        replica.start()
+        assert not replica.alone
+        clock.advance(5.1)
+        replica.tick()
+        assert replica.alone
+        assert replica.leads(clock.monotonic())
+
+    def test_and_joins_the_others_when_the_broker_is_there(self) -> None:
+        world = World()
+        first = world.start()
+        world.run(3.0)
+        late = world.start()
+        late._connected = True  # so that it is not connected by itself
+        world.run(8.0)
+        assert late.replica.alone
+        late._connected = False
+        late.connect()
+        world.run(3.0)
+        assert not late.replica.alone
+        assert members(late) == members(first) == sorted([first.replica.id, late.replica.id])
+
+    def test_the_lowest_id_leads_but_no_newcomer(self) -> None:
+        world = World()
+        found = cluster(world, 4)
+        leaders = [p for p in found if p.replica.leads(p.clock.monotonic())]
+        assert [p.replica.id for p in leaders] == [min(p.replica.id for p in found)]
+        newcomer = world.start()
+        world.run(0.5)
+        assert not newcomer.replica.leads(newcomer.clock.monotonic())
+
+    def test_a_newcomer_hears_of_the_dead_and_until_then_has_no_say(self) -> None:
+        world = World()
+        found = cluster(world, 3)
+        notes = [Notes(process.replica) for process in found]
+        notes[0].note = "mine"
+        world.run(5.0)
+        found[0].kill()
+        world.run(LEASE + KEEPALIVE + 1)
+        newcomer = world.start()
+        heard = Notes(newcomer.replica)
+        world.run(4.0)
+        assert heard.of(notes[0]) == "mine"
+        assert newcomer.replica.acts(newcomer.clock.monotonic())
+        offset = newcomer.replica.offset_of(found[0].replica.id)
+        assert offset == pytest.approx(newcomer.clock.monotonic() - found[0].clock.monotonic(), abs=0.05)
+
+    def test_who_was_away_when_somebody_died_asks_for_its_last_words(self) -> None:
+        world = World()
+        found = cluster(world, 3)
+        notes = [Notes(process.replica) for process in found]
+        notes[0].note = "early"
+        world.run(5.0)
+        found[2].stop()
+        notes[0].note = "late"
+        world.run(3.0)
+        found[0].kill()
+        world.run(30.0)
+        found[2].go_on()
+        world.run(5.0)
+        assert notes[2].of(notes[0]) == "late"
+        assert found[2].replica.acts(found[2].clock.monotonic())
+
+    def test_a_member_heard_only_in_part_is_asked(self) -> None:
+        world = World()
+        one, other = cluster(world, 2)
+        assert one.replica.acts(one.clock.monotonic())
+        head = {"k": "d", "i": "stranger", "m": 1.0, "w": 1.0, "s": 0, "t": 1.0}
+        one.hear(encode(head, []))
+        assert not one.replica.acts(one.clock.monotonic())
+        world.run(2.0)
+        asked = [decode(body)[0] for body in world.said(2.0) if decode(body)[0]["k"] == "h"]
+        assert asked
+        assert asked[0]["q"] == ["stranger"]
+        one.hear(encode(head | {"k": "f"}, []))
+        assert one.replica.acts(one.clock.monotonic())
+        assert other.replica.acts(other.clock.monotonic())
+
+
+class TestLease:
+    def test_a_dead_one_is_noticed_after_its_lease(self) -> None:
+        world = World()
+        one, other, third = cluster(world, 3)
+        other.kill()
+        world.run(LEASE - KEEPALIVE - 0.5)
+        assert other.replica.id in members(one)
+        world.run(KEEPALIVE + 1.5)
+        assert members(one) == members(third) == sorted([one.replica.id, third.replica.id])
+
+    def test_not_by_one_who_does_not_hear_itself(self) -> None:
+        world = World()
+        one, other = cluster(world, 2)
+        one.cut = True
+        world.run(60.0)
+        assert other.replica.id in members(one)
+        assert one.replica.id not in members(other)
+
+    def test_nor_by_one_who_ceased_to_hear_before_the_lease_was_over(self) -> None:
+        world = World()
+        one, other = cluster(world, 2)
+        other.cut = True
+        world.run(9.0)
+        one.cut, other.cut = True, False
+        world.run(8.0)
+        assert not one.replica._peers[other.replica.id].gone
+        one.cut = False
+        world.run(5.0)
+        assert members(one) == members(other) == sorted([one.replica.id, other.replica.id])
+
+    def test_who_was_not_heard_for_too_long_comes_back_as_somebody_else(self) -> None:
+        world = World()
+        one, other = cluster(world, 2)
+        notes = Notes(one.replica)
+        notes.note = "mine"
+        world.run(5.0)
+        before = one.replica.id
+        one.cut = True
+        world.run(12.0)
+        assert one.replica.id == before
+        world.run(4.0)
+        assert one.replica.id != before
+        assert notes.before == [before]
+        one.cut = False
+        world.run(5.0)
+        assert members(other) == sorted([one.replica.id, other.replica.id])
+        assert one.replica.status()["rejoined"] == 1
+
+    def test_it_stops_before_the_others_give_it_up(self) -> None:
+        world = World()
+        one, _ = cluster(world, 2)
+        assert one.replica.lease_until <= one.clock.monotonic() + LEASE - 1.0
+
+    def test_a_process_that_stood_still_for_a_minute_owns_nothing(self) -> None:
+        world = World()
+        limits = per_minute(600, burst=60.0)
+        found = [world.start(limits) for _ in range(3)]
+        world.run(10.0)
+        before = found[0].replica.id
+        found[0].stop()
+        world.run(60.0)
+        found[0].stopped = False
+        assert found[0].take() is None, "its clock has jumped: the lease is over at once"
+        found[0].go_on()
+        world.run(0.3)
+        assert found[0].replica.id != before
+        assert found[0].held() == 0
+        world.run(30.0)  # until a minute after the end of its lease nobody can know what it has spent
+        assert world.held() == 600
+
+    def test_a_connection_that_comes_back_in_time_costs_nothing(self) -> None:
+        world = World()
+        found = cluster(world, 3)
+        ids = [process.replica.id for process in found]
+        for _ in range(5):
+            found[1].disconnect()
+            world.run(8.0)
+            found[1].connect()
+            world.run(6.0)
+            assert all(members(process) == sorted(ids) for process in found)
+        for process in found:  # a restart of the broker
+            process.disconnect()
+        world.run(10.0)
+        for process in found:
+            process.connect()
+        world.run(20.0)
+        assert [process.replica.id for process in found] == ids
+        assert all(members(process) == sorted(ids) for process in found)
+
+    def test_after_a_longer_outage_all_are_there_again_under_new_names(self) -> None:
+        world = World()
+        found = [world.start(per_minute(600, burst=60.0)) for _ in range(3)]
+        world.run(10.0)
+        for process in found:
+            process.disconnect()
+        world.run(40.0)
+        for process in found:
+            process.connect()
+        world.run(LEASE + KEEPALIVE)
+        assert all(members(process) == sorted(p.replica.id for p in found) for process in found)
+        world.run(65.0)
+        assert world.held() == 600
+
+    def test_who_says_good_bye_is_gone_at_once(self) -> None:
+        world = World()
+        one, other = cluster(world, 2)
+        other.leave()
+        world.run(0.1)
+        assert members(one) == [one.replica.id]
+
+    def test_the_dead_are_forgotten_in_the_end(self) -> None:
+        world = World()
+        one, other = cluster(world, 2)
+        notes, theirs = Notes(one.replica), Notes(other.replica)
+        theirs.note = "x"
+        world.run(5.0)
+        other.kill()
+        world.run(MEMORY - 10.0)
+        assert notes.of(theirs) == "x"
+        world.run(20.0)
+        assert notes.of(theirs) is None
+        assert notes.forgot == [other.replica.id]
+        assert not one.replica.knows(other.replica.id)
+
+
+class TestTime:
+    def test_times_of_others_are_translated_however_their_clocks_began(self) -> None:
+        world = World(delay=0.02)
+        one, other = cluster(world, 2)
+        world.run(30.0)
+        offset = one.replica.offset_of(other.replica.id)
+        assert offset is not None
+        true = one.clock.monotonic() - other.clock.monotonic()
+        assert true <= offset <= true + 0.02, "what errs, errs late"
+        assert one.replica.offset_of(one.replica.id) == 0.0
+        assert one.replica.offset_of("nobody") is None
+
+    def test_clocks_two_seconds_apart_are_measured_and_do_no_harm(self) -> None:
+        world = World()
+        found = [world.start(per_minute(600, burst=60.0), ahead=ahead) for ahead in (0.0, 0.0, 2.0)]
+        world.run(20.0)
+        assert found[2].replica.status()["skew"] == pytest.approx(2.0, abs=0.1)
+        assert found[0].replica.status()["skew"] == pytest.approx(0.0, abs=0.1)
+        assert not any(process.replica.wrong_clock for process in found)
+        assert world.held() == 600
+
+    @pytest.mark.parametrize("ahead", [60.0, -60.0, 86_400.0])
+    def test_a_wildly_wrong_clock_is_told_once_and_the_last_share_is_kept(
+        self, ahead: float, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.WARNING, "remote_inference.cluster")
+        world = World()
+        found = [world.start(per_minute(600, burst=60.0)) for _ in range(4)]
+        found[2].demand = 5.0
+        world.run(30.0)
+        wrong = found[2]
+        wrong.clock.ahead = ahead
+        world.run(70.0)  # it is believed when it was said often enough
+        held = wrong.held()
+        assert held > 0
+        found[0].demand = found[1].demand = found[3].demand = 20.0
+        world.run(100.0)
+        assert [process.replica.wrong_clock for process in found] == [False, False, True, False]
+        assert [len(process.skews) for process in found] == [0, 0, 1, 0]
+        assert wrong.skews[0] / ahead > 0.04, "it is told as soon as it is known to be far too much"
+        assert sum("clock is" in record.message for record in caplog.records) == 1
+        assert wrong.held() == held, "neither given nor taken"
+        assert wrong.take() is not None or wrong.refused.code == "requests", "it goes on with what it has"
+        found[0].kill()
+        world.run(100.0)
+        assert wrong.held() == held, "nor does it inherit"
+        wrong.clock.ahead = 0.0
+        world.run(60.0)
+        assert not wrong.replica.wrong_clock
+        assert wrong.skews[1:] == [0.0]
+        assert world.held() == 600
+
+    def test_of_two_one_goes_on(self) -> None:
+        world = World()
+        found = [world.start(ahead=ahead) for ahead in (0.0, 60.0)]
+        world.run(10.0)
+        assert [process.replica.wrong_clock for process in found] == [False, True]
+
+
+class TestSending:
+    def test_what_is_urgent_goes_at_once_but_not_oftener_than_every_20_ms(self) -> None:
+        world = World()
+        one, other = cluster(world, 2)
+        notes, theirs = Notes(one.replica), Notes(other.replica)
+        world.run(0.5)
+        begin = world.now
+        for number in range(100):
+            notes.note = number
+            one.replica.urgent()
+            one.replica.tick()
+            world.run(0.001)
+        world.run(0.1)
+        sent = [at for at, process, body in world.messages if process is one and at >= begin]
+        assert sent[0] - begin < 0.025
+        assert 4 <= len(sent) <= 0.1 / URGENT_GAP + 2
+        assert all(b - a >= URGENT_GAP - 1e-6 for a, b in zip(sent, sent[1:], strict=False))
+        assert theirs.of(notes) == 99
+
+    def test_an_idle_cluster_of_fifty_is_quiet(self) -> None:
+        world = World()
+        limits = per_minute(60_000, burst=60.0)
+        for _ in range(50):
+            world.start(limits)
+        world.run(24.0)
+        assert len(world.said(12.0)) / 12.0 < 20.0
+
+    def test_a_change_is_told_within_a_period(self) -> None:
+        world = World()
+        one, other = cluster(world, 2)
+        notes, theirs = Notes(one.replica), Notes(other.replica)
+        notes.note = {"a": [1, 2]}
+        world.run(0.6)
+        assert theirs.of(notes) == {"a": [1, 2]}
+
+
+class TestMessages:
+    def head(self, **more: Any) -> dict[str, Any]:
+        return {"k": "f", "i": "stranger", "m": 5.0, "w": 1_700_000_000.0, "s": 0, "t": 1.0} | more
+
+    def test_what_a_newer_version_adds_is_ignored(self) -> None:
+        world = World()
+        one, other = cluster(world, 2)
+        notes, theirs = Notes(one.replica), Notes(other.replica)
+        theirs.note = "old"
+        world.run(5.0)
+        me = other.replica.id
+        entries = [
+            ["z", ["note", me], {"a new type": 1}],
+            ["l", ["a new kind", me], [1, me, 1]],
+            ["l", ["note", me], [99, me, "new", "more"], "and more"],
+        ]
+        one.hear(encode(self.head(i=me, k="d", v=7, s=0, new={"x": 1}), entries))
+        assert notes.of(theirs) == "new"
+        assert ("a new kind", me) not in one.replica.state.entries
+        assert one.replica.status()["malformed"] == 0
+
+    def test_nobody_speaks_for_another_who_lives(self) -> None:
+        world = World()
+        one, other, _ = cluster(world, 3)
+        mine, theirs = Notes(one.replica), Notes(other.replica)
+        mine.note, theirs.note = "mine", "theirs"
+        world.run(5.0)
+        for victim, note in ((other, theirs), (one, mine)):
+            entry = ["l", ["note", victim.replica.id], [2**53, "zzz", "false"]]
+            told = {victim.replica.id: [0.0, 0.0, 0]}
+            one.hear(encode(self.head(), [entry]))
+            one.hear(encode(self.head(k="a", o=told), [entry]))
+            assert mine.of(note) == note.note
+        assert one.replica.status()["foreign"] == 4
+
+    @pytest.mark.parametrize(
+        "body",
+        [
+            b"",
+            b"\xff\xfe\x00",
+            "no bytes",
+            b"{}",
+            json.dumps({"task": "x", "id": "y"}).encode(),
+            b'{"v":1}' * 1000,
+            encode({}, []),
+            encode({"k": "f", "i": "x" * 65, "m": 1, "w": 1, "s": 0, "t": 1}, []),
+            encode({"k": "f", "i": "x", "m": True, "w": 1, "s": 0, "t": 1}, []),
+            encode({"k": "f", "i": "x", "m": 1, "w": 1, "s": 0, "t": 0}, []),
+            encode({"k": ["f"], "i": "x", "m": 1, "w": 1, "s": 0, "t": 1}, []),
+        ],
+    )
+    def test_what_is_none_of_ours_is_counted_and_told_once_a_minute(
+        self, body: bytes | str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        caplog.set_level(logging.WARNING, "remote_inference.cluster")
+        clock = VirtualClock()
+        replica = Replica(clock)
+        for _ in range(125):
+            replica.receive(body)
+            clock.advance(1.0)
+        assert replica.status()["malformed"] == 125
+        assert len(caplog.records) == 3
+        assert replica.status()["members"] == {}
