@@ -30,8 +30,8 @@ NEVER = CancelToken()
 
 @dataclass(frozen=True, kw_only=True)
 class Tokens:
-    """Requests that cost tokens: sizes from ``smallest`` to ``largest`` (log-uniform), half of it output that streams for
-    ``seconds``; estimates are wrong by ``error``."""
+    """Requests that cost tokens: sizes from ``smallest`` to ``largest`` (log-uniform), half of it output that streams
+    for ``seconds``; estimates are wrong by ``error``."""
 
     per_minute: int
     smallest: int

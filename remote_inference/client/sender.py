@@ -15,14 +15,18 @@ from ..errors import Backpressure, InferenceError, SubmitUncertain
 from ..events import CapacityMismatch, Hooks, SubmitRejected
 from ..messaging.admission import Admission
 from ..messaging.delivery import Delivery, DeliveryState, Probe
-from ..messaging.orders import send_cancel
+from ..messaging.orders import send_cancel, send_order
 from ..messaging.publisher import Publisher
 from ..messaging.queues import DeclaredQueue, declare_common, declare_inference_queue, queue_depth
+from ..messaging.wire import Order
 from ..types import Priority
 
 __all__ = ["Parcel", "Sender"]
 
 logger = logging.getLogger(__name__)
+
+HURRY_GAP = 0.005
+"""Seconds between two words to the workers that something urgent has come: one lets in all that is there by then."""
 
 ROOM_PAUSE = 0.02, 0.1
 """Seconds between two looks at a full queue (the broker does not tell when there is room), drawn at random."""
@@ -64,6 +68,7 @@ class Sender:
         self._clock = clock
         self._hooks = hooks
         self._admission = Admission(clock)
+        self._hurried: dict[str, float] = {}
         self._declared: dict[str, tuple[int, int]] = {}  # queue: (connection, capacity that is kept to)
 
     def send(self, deployment: Deployment, priority: Priority, delivery: Delivery, end: float) -> None:
@@ -82,6 +87,7 @@ class Sender:
                 finally:
                     self._admission.settled(deployment.queue)
                 if not reason:
+                    self._hurry(deployment, priority)
                     return
             self._wait_for_room(deployment, reason, end)
             delivery = _again(delivery)
@@ -111,7 +117,16 @@ class Sender:
                     self._wait_for_room(deployment, reason, end)
         except Backpressure as exc:
             return [(parcel, exc) for parcel in left]
+        finally:
+            self._hurry(deployment, priority)
         return []
+
+    def _hurry(self, deployment: Deployment, priority: Priority) -> None:
+        """Tell the workers of an urgent request: where its deployment's gate is shut, they do not see it."""
+        now = self._clock.monotonic()
+        if priority >= Priority.HIGH and now >= self._hurried.get(deployment.name, -1.0) + HURRY_GAP:
+            self._hurried[deployment.name] = now
+            send_order(self._publisher, Order(kind="urgent", subject=deployment.name))
 
     def _send_batch(self, deployment: Deployment, batch: Sequence[P], end: float) -> tuple[list[P], str]:
         """Publish what there is room for; what may be tried again, and why."""

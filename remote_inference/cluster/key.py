@@ -87,10 +87,13 @@ class KeyState:
         self.line: Line[GossipPermit] = Line(self)
         self.limits = Ceilings()
         self.rights = Ceilings()
+        self.usual_rights = Ceilings()
+        """Less than `rights` by what is kept back for urgent requests."""
         self.shares: dict[str, Share] = {}
         self.paces: list[tuple[int, Pace]] = []
         self.in_flight = 0
         self.mean_hold = 1.0
+        self.mean_tokens = 0.0
         self.unsaid: dict[int, list[int]] = {}
         self.spent = [0, 0, 0, 0]
         """All that was spent since the beginning, by dimension."""
@@ -106,7 +109,9 @@ class KeyState:
     def standings(self) -> Iterator[Member]:
         return iter(self.members.values())
 
-    def take(self, standing: Standing[GossipPermit], cost: Cost, now: float) -> GossipPermit | None:
+    def take(
+        self, standing: Standing[GossipPermit], cost: Cost, now: float, urgent: bool
+    ) -> GossipPermit | None:
         member: Member = standing  # type: ignore[assignment]  # there are no others
         if self.in_flight >= self.rights.concurrent or member.in_flight >= member.room:
             return None
@@ -119,7 +124,7 @@ class KeyState:
             if now >= replica.lease_until or now < replica.listening_until:
                 return None
             window.forget(now)
-            if window.lacking(self.rights, self.limits, cost):
+            if window.lacking(self.rights if urgent else self.usual_rights, self.limits, cost):
                 return None
             paces = self.paces
             if paces:
@@ -129,22 +134,26 @@ class KeyState:
                     cost.input_tokens,
                     cost.output_tokens,
                 )
-                for index, pace in paces:
-                    if pace.due(amounts[index], now) > now:
-                        return None
+                if not urgent:
+                    for index, pace in paces:
+                        if pace.due(amounts[index], now) > now:
+                            return None
                 for index, pace in paces:
                     pace.take(amounts[index])
         else:
             window.forget(now)
         slot = window.reserve(now, cost)
         self.say(slot, cost.requests, cost.input_tokens, cost.output_tokens)
+        self.mean_tokens += _HOLD_WEIGHT * (cost.input_tokens + cost.output_tokens - self.mean_tokens)
         self.in_flight += 1
         member.in_flight += 1
         if now < pause.quiet_until:
             pause.admitted += 1
         return GossipPermit(self, member, cost, slot, now)
 
-    def due(self, standing: Standing[GossipPermit], cost: Cost, now: float) -> tuple[float, str]:
+    def due(
+        self, standing: Standing[GossipPermit], cost: Cost, now: float, urgent: bool
+    ) -> tuple[float, str]:
         at, code = self.pause.opens_at(now)
         if not self.shares:
             return at, code
@@ -153,12 +162,13 @@ class KeyState:
             at, code = ready, JOINING
         window = self.window
         window.forget(now)
-        opens, lacking = window.opens_at(self.rights, self.limits, cost, now)
+        rights = self.rights if urgent else self.usual_rights
+        opens, lacking = window.opens_at(rights, self.limits, cost, now)
         if lacking:
             opens = min(opens, self._given_at(lacking, cost, now))
             if opens > at:
                 at, code = opens, lacking
-        for index, pace in self.paces:
+        for index, pace in () if urgent else self.paces:
             due = pace.due(_amount(cost, index), now)
             if due > at:
                 at, code = due, DIMENSIONS[index]
@@ -169,7 +179,8 @@ class KeyState:
         if self.replica.alone:
             return math.inf
         ledger = self.shares[dimension].ledger
-        missing = _amount(cost, DIMENSIONS.index(dimension)) - ledger.usable + getattr(self.window, dimension)
+        wanted = _amount(cost, DIMENSIONS.index(dimension)) + ledger.reserve
+        missing = wanted - ledger.usable + getattr(self.window, dimension)
         if sum(record.spare for record in ledger.records.values()) >= missing:
             return now + _SHORTEST_RETRY
         guess = missing / ledger.share if ledger.share > 0 else _LONGEST_GUESS
@@ -200,20 +211,21 @@ class KeyState:
         for index, pace in self.paces:
             pace.give_back(-(requests, input_tokens + output_tokens, input_tokens, output_tokens)[index])
 
-    def wanted(self, member: Member, cost: Cost, code: str, now: float, until: float) -> bool:
+    def wanted(
+        self, member: Member, cost: Cost, code: str, now: float, until: float, *, urgent: bool
+    ) -> bool:
         """A request has to wait for that; whether the others should hear of it at once."""
         if code == "concurrency":
             news = False
             for share in (self.shares.get(CONCURRENT), member.share):
                 if share is not None:
-                    news |= share.ledger.want(1, now, until) and share.ledger.others_can_spare
+                    news |= share.ledger.want(1, now, until, urgent=urgent)
             return news
         share = self.shares.get(code)
         if share is None:
             return False
         amount = min(_amount(cost, DIMENSIONS.index(code)), share.ledger.total)
-        news = share.ledger.want(amount, now, until)
-        return news and share.ledger.others_can_spare
+        return share.ledger.want(amount, now, until, urgent=urgent)
 
     # -- its limits
 
@@ -222,10 +234,16 @@ class KeyState:
         usable = {name: float(share.ledger.usable) for name, share in self.shares.items()}
         totals = {name: share.ledger.total for name, share in self.shares.items()}
         self.rights = Ceilings(**usable)
+        self.usual_rights = Ceilings(
+            **{name: amount - self.shares[name].ledger.reserve for name, amount in usable.items()}
+        )
         self.limits = Ceilings(**totals)
-        for share in self.shares.values():
+        for name, share in self.shares.items():
             if share.pace is not None:
-                share.pace.set_rate(share.ledger.share * CATCH_UP, now)
+                # who wants more than it has is not to save up for a burst
+                share.pace.set_rate(
+                    share.ledger.share * CATCH_UP, now, steady=name == "requests" and share.ledger.hungry
+                )
         for member in self.members.values():
             member.room = math.inf if member.share is None else member.share.ledger.usable
 

@@ -32,7 +32,7 @@ CATCH_UP = 1.25
 RESERVE = 0.25
 """Seconds' worth of an equal part that an idle replica keeps, so that a first request need not ask for it."""
 AMPLE = 100
-"""With so many rights a replica, one of them is kept by each that is idle."""
+"""With room for so many requests a replica, each keeps back what one takes, for the next urgent one."""
 STRICTNESS = 1.02
 """The merged count, which lags, may pass the limit by so much before it holds up by itself."""
 HUNGRY = 1.0
@@ -40,6 +40,8 @@ HUNGRY = 1.0
 CROWDED = 2.0
 """Seconds after which rights that are too many are given up; until then they only count less. What is heard of a gift
 before its giver's word looks like too many for a moment."""
+URGENT_MEMORY = 0.3
+"""Seconds for which the unmet wish of an urgent request is remembered: it is met in a few milliseconds, if at all."""
 PATIENCE = 2.0
 """Seconds after which a request that waits is served before younger ones elsewhere."""
 OUTSIDE = 10.0
@@ -47,6 +49,7 @@ OUTSIDE = 10.0
 SETTLED = ""
 """Stands, where replicas are counted by, for all those that are long gone."""
 _RATE_MEMORY = 1.0
+_URGENT = 2  # in a record's ``hungry``
 _LARGEST = 2**53
 _NOTHING: Mapping[str, int] = {}
 _NUMBERS = frozenset({int, float})
@@ -68,6 +71,7 @@ class Record:
         "spare",
         "taken",
         "touched",
+        "urgent",
         "waiting",
     )
 
@@ -101,7 +105,8 @@ class Record:
         self.touched = plus > 0
         self.given, self.taken = given, taken
         self.limit = math.inf if limit is None else limit
-        self.rate, self.hungry, self.free = rate, bool(hungry), free
+        self.rate, self.hungry, self.free = rate, hungry > 0, free
+        self.urgent = hungry >= _URGENT
         self.need, self.spare, self.pace = need, spare, pace
         self.waiting, self.outside = waiting, outside
 
@@ -157,12 +162,16 @@ class Ledger:
         self._plus = self._minus = self._given = self._taken = 0
         self._spent = 0
         self._looked = now
-        self._hungry_until = -math.inf
+        self.hungry = False
+        """Whether it wants more than it has, as of the last round."""
+        self._hungry_until = self._urgent_until = -math.inf
         self._claim = 0.0
         self._claimed_at = self._claim_until = -math.inf
         self._owed = 0
         self._part = 1.0
         self._crowded_at = math.inf
+        self.reserve = 0
+        """Rights that are kept back for urgent requests."""
         self.free = 0.0
 
     @property
@@ -175,16 +184,15 @@ class Ledger:
         """Whether nobody, as far as is known, has ever held any of it."""
         return not self._plus and not any(record.touched for record in self.records.values())
 
-    @property
-    def others_can_spare(self) -> bool:
-        """Whether somebody has more than it needs, by what was heard."""
-        return any(record.spare >= 1 for record in self.records.values())
-
     # -- what happens between two rounds
 
-    def want(self, amount: float, now: float, until: float) -> bool:
-        """A request of that cost had to wait, until then as it seems. Whether that is news."""
+    def want(self, amount: float, now: float, until: float, *, urgent: bool = False) -> bool:
+        """A request of that cost had to wait, until then as it seems. Whether the others should hear of it at once."""
         news = now >= self._hungry_until or (self._claim < amount and now >= self._claim_until)
+        news = news and any(record.spare >= 1 for record in self.records.values())
+        if urgent:
+            news |= now >= self._urgent_until and any(record.held for record in self.records.values())
+            self._urgent_until = now + URGENT_MEMORY
         self._hungry_until = max(self._hungry_until, min(until, now + 5.0) + HUNGRY)
         if now >= self._claim_until:
             self._claimed_at, self._claim = now, 0.0
@@ -242,6 +250,7 @@ class Ledger:
         spent: int,
         expiring: int,
         leads: bool,
+        typical: float = 1.0,
         ready: bool,
         sends: bool = False,
         deals: bool = True,
@@ -258,6 +267,7 @@ class Ledger:
             spent: what this replica has spent since its beginning.
             expiring: what of the window goes within the `HORIZON`.
             leads: whether this replica is the one to take what nobody holds.
+            typical: what one request takes.
             ready: whether a request that waits could be sent before the next round, had it the rights.
             sends: whether it could be sent at once.
             deals: whether this replica gives rights, and asks for them.
@@ -292,7 +302,7 @@ class Ledger:
         outside = max([self.outside, *(peer.record.outside for peer in peers)])
         available = max(0.0, total - outside)
         self._part = min(1.0, available / held) if held > available else 1.0
-        self._share_out(now, me, weight, peers, available, used, expiring, ready, sends, deals)
+        self._share_out(now, me, weight, peers, available, used, expiring, typical, ready, sends, deals)
         return taken
 
     def most_held(self, name: str, me: str) -> int:
@@ -336,15 +346,16 @@ class Ledger:
         available: float,
         used: int,
         expiring: int,
+        typical: float,
         ready: bool,
         sends: bool,
         deals: bool,
     ) -> None:
         self.usable = self._bounded()
         free = max(0.0, self.usable - used)
-        if sends and free >= self.claim(now):
+        if sends and free >= self.reserve + self.claim(now):
             self._hungry_until = self._claim_until = -math.inf  # it has what it wanted, and does not use it
-        hungry = now < self._hungry_until
+        hungry = self.hungry = now < self._hungry_until
         flow = available / self.span if self.span else available
         wants = [(math.inf if p.record.hungry else p.record.rate * HEADROOM, p.weight) for p in peers]
         self.share = water_fill(flow, [(math.inf, weight), *wants])[0]
@@ -352,13 +363,14 @@ class Ledger:
         claim = self._claim if ready and now < self._claim_until else 0.0
         # who does not need any keeps nothing back while others go short
         idle = not hungry and not used and any(peer.record.hungry for peer in peers)
-        ample = not idle and available >= (AMPLE if self.span else 2) * (len(peers) + 1)
+        replicas = len(peers) + 1
         if self.span:
+            self.reserve = 0 if idle or available < AMPLE * replicas * typical else math.ceil(typical)
             part = weight / (weight + sum(peer.weight for peer in peers))
-            reserve = 0.0 if idle else flow * RESERVE * part
-            keep = max(mine * HORIZON - expiring, reserve, claim, float(ample))
+            at_hand = 0.0 if idle else flow * RESERVE * part
+            keep = self.reserve + max(mine * HORIZON - expiring, at_hand, claim)
         else:
-            keep = max(claim, float(ample))
+            keep = max(claim, 0.0 if idle or available < 2 * replicas else 1.0)
         self.need = max(0.0, keep - free) if peers and deals else 0.0
         self.spare = max(0.0, free - keep) if deals else 0.0
         self._owed = 0
@@ -381,6 +393,12 @@ class Ledger:
         if not needy:
             return 0
         given = 0
+        if now >= self._urgent_until:  # what is kept back for urgent requests is for those elsewhere, too
+            for peer in needy:
+                if peer.record.urgent and peer.record.free < peer.record.need and given < int(free):
+                    given += self._hand(peer.name, min(int(free) - given, peer.record.need))
+        if given:
+            return given
         if self.spare >= 1:
             wanted = sum(peer.record.need for peer in needy)
             spare = self.spare + sum(peer.record.spare for peer in peers)
@@ -423,7 +441,7 @@ class Ledger:
             self._taken,
             None if self.limit == math.inf else int(self.limit),
             round(self.rate, 2),
-            int(now < self._hungry_until),
+            _URGENT if now < self._urgent_until else int(now < self._hungry_until),
             int(self.free),
             math.ceil(self.need),
             int(self.spare),

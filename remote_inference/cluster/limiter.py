@@ -18,7 +18,7 @@ from ..policy.quota import QuotaReport
 from ..types import Priority
 from .base import Cost, LimitKey
 from .key import CONCURRENT, GossipPermit, KeyState, Member
-from .line import Waiter
+from .line import URGENT, Waiter
 from .replica import Replica
 from .shares import Shares
 from .window import DIMENSIONS, Ceilings
@@ -106,7 +106,7 @@ class GossipRateLimiter:
             now = self._clock.monotonic()
             line = state.line
             if not line.waiting:
-                permit = state.take(member, cost, now)
+                permit = state.take(member, cost, now, int(priority) >= URGENT)
                 if permit is not None:
                     return permit
             waiter = line.join(member, cost, priority)
@@ -134,7 +134,7 @@ class GossipRateLimiter:
                 token.check()
                 if waiter.permit is not None:
                     return waiter.permit
-                due, code = state.due(member, waiter.cost, now)
+                due, code = state.due(member, waiter.cost, now, waiter.urgent)
                 if now >= deadline or due > deadline:
                     raise self._refusal(state, waiter, now)
                 until = min(deadline, waiter.wake_at) if state.line.leader is waiter else deadline
@@ -148,11 +148,11 @@ class GossipRateLimiter:
         member: Member = waiter.standing  # type: ignore[assignment]
         if not code and (member.full or state.full):
             code = "concurrency"
-        return bool(code) and state.wanted(member, waiter.cost, code, now, due)
+        return bool(code) and state.wanted(member, waiter.cost, code, now, due, urgent=waiter.urgent)
 
     def _refusal(self, state: KeyState, waiter: Waiter[GossipPermit], now: float) -> _Refused:
         member: Member = waiter.standing  # type: ignore[assignment]
-        at, code = state.due(member, waiter.cost, now)
+        at, code = state.due(member, waiter.cost, now, waiter.urgent)
         urgent = False
         if at <= now:
             if member.full or state.full:
@@ -160,7 +160,7 @@ class GossipRateLimiter:
             else:  # it would fit, but others come first
                 leader = state.line.leader
                 at, code = max(leader.wake_at if leader is not None else now, now + _SHORTEST_RETRY), "queue"
-        urgent = state.wanted(member, waiter.cost, code, now, at)
+        urgent = state.wanted(member, waiter.cost, code, now, at, urgent=waiter.urgent)
         if at == math.inf:
             at = now + self._span
         return _Refused(LimitReached(code, member.name, retry_at=self._epoch(at, now)), urgent)
@@ -234,7 +234,7 @@ class GossipRateLimiter:
         with self._lock:
             state, member = self._known(key, deployment)
             now = self._clock.monotonic()
-            at, _ = state.due(member, cost, now)
+            at, _ = state.due(member, cost, now, False)
             if member.full or state.full:
                 at = max(at, state.room_due(member, now))
             return self._epoch(min(at, now + self._span), now) if at > now else 0.0

@@ -17,9 +17,12 @@ from typing import Generic, Protocol, TypeVar
 from ..types import Priority
 from .base import Cost
 
-__all__ = ["Line", "Room", "Standing", "Waiter"]
+__all__ = ["Line", "Room", "Standing", "URGENT", "Waiter"]
 
 P = TypeVar("P")
+
+URGENT = int(Priority.HIGH)
+"""Requests of this priority and above need not wait for the pace, and find a right kept back for them."""
 
 
 class Standing(Generic[P]):
@@ -50,6 +53,11 @@ class Waiter(Generic[P]):
         self.permit: P | None = None
         self.wake_at = math.inf
 
+    @property
+    def urgent(self) -> bool:
+        """Whether what is kept back for such requests is for it."""
+        return -self.place[0] >= URGENT
+
 
 class Room(Protocol[P]):
     """What a line waits for. Called with the limiter's lock held."""
@@ -61,10 +69,10 @@ class Room(Protocol[P]):
     def standings(self) -> Iterator[Standing[P]]:
         """All of the key's."""
 
-    def take(self, standing: Standing[P], cost: Cost, now: float) -> P | None:
+    def take(self, standing: Standing[P], cost: Cost, now: float, urgent: bool) -> P | None:
         """A permit, if there is one."""
 
-    def due(self, standing: Standing[P], cost: Cost, now: float) -> tuple[float, str]:
+    def due(self, standing: Standing[P], cost: Cost, now: float, urgent: bool) -> tuple[float, str]:
         """When there is likely to be one, and what is lacking now."""
 
 
@@ -102,9 +110,9 @@ class Line(Generic[P]):
             if not heads:
                 break
             waiter = min(heads)[2]
-            permit = room.take(waiter.standing, waiter.cost, now)
+            permit = room.take(waiter.standing, waiter.cost, now, waiter.urgent)
             if permit is None:
-                at, _ = room.due(waiter.standing, waiter.cost, now)
+                at, _ = room.due(waiter.standing, waiter.cost, now, waiter.urgent)
                 if self.leader is not waiter or at < waiter.wake_at:
                     waiter.event.set()  # it has to wait for another time than it does
                 self.leader, waiter.wake_at = waiter, at

@@ -1,9 +1,9 @@
 """The gossip's messages on the wire: a digest, then a JSON object: who speaks, when, and the entries.
 
 ``v`` version, ``k`` kind, ``i`` the speaker's id, ``m`` and ``w`` its monotonic and wall clock, ``s`` 1 while it only
-listens, ``t`` its weight, ``n`` its name for people, ``d`` the dead of whom it knows, with
-the seconds since they were heard, ``q`` those of whom it has to hear, ``o`` those of whom it speaks
-here: [offset of their clock to the speaker's, seconds since they were heard, 1 if they said good-bye], ``e`` the
+listens, ``t`` its weight, ``n`` its name for people, ``d`` those of whom it knows, with the
+seconds since they were heard, ``q`` those of whom it has to hear, ``o`` the dead of whom it speaks here: [offset of
+their clock to the speaker's, seconds since they were heard, 1 if they said good-bye], ``e`` the
 entries (`crdt`). A newer version adds names, which an older one ignores.
 """
 

@@ -6,6 +6,9 @@ import math
 
 __all__ = ["Pace"]
 
+STEADY = 0.25
+"""Seconds' worth that may go at once while there is always something to send."""
+
 
 class Pace:
     """Units a second, of which ``burst`` seconds' worth may go at once after a quiet time. Not thread-safe.
@@ -17,23 +20,25 @@ class Pace:
         now: monotonic.
     """
 
-    __slots__ = ("_at", "_level", "_rate", "_size", "burst")
+    __slots__ = ("_at", "_level", "_of", "_rate", "_size", "burst")
 
     def __init__(self, burst: float, now: float) -> None:
-        self.burst = burst
+        self.burst = self._of = burst
         self._rate = math.inf
         self._size = math.inf
         self._level = math.inf
         self._at = now
 
-    def set_rate(self, rate: float, now: float) -> None:
-        """From now on so many units a second; infinite: as many as there are."""
-        if rate == self._rate:
+    def set_rate(self, rate: float, now: float, *, steady: bool = False) -> None:
+        """From now on so many units a second; infinite: as many as there are. ``steady``: with small bursts only."""
+        burst = min(self.burst, STEADY) if steady else self.burst
+        if rate == self._rate and burst == self._of:
             return
+        self._of = burst
         if rate == math.inf:
             self._rate = self._size = self._level = math.inf
             return
-        size = max(rate * self.burst, 1.0)
+        size = max(rate * burst, 1.0)
         if self._rate == math.inf:
             level = size if self._level == math.inf else self._level
         else:
@@ -43,9 +48,11 @@ class Pace:
 
     def due(self, cost: float, now: float) -> float:
         """When the cost may pass; now or earlier if it may."""
+        self._refill(
+            now
+        )  # before anything is taken: else what had no room in the bucket would come in after it
         if self._level >= cost:
             return now
-        self._refill(now)
         lacking = min(cost, self._size) - self._level
         if lacking <= 1e-9:
             return now

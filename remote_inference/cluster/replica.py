@@ -45,8 +45,9 @@ ANSWER_DELAY = 0.1
 """Seconds within which a newcomer is answered, at random: many newcomers at once are answered together."""
 MEMORY = 150.0
 """Seconds for which a dead member's entries are kept: its lease, and the window in which it has spent."""
-TELL = 120.0
-"""Seconds for which a dead member is named to the others: who is named must not be forgotten elsewhere yet."""
+TELL = 90.0
+"""Seconds for which it matters what a dead member has said: its lease, a window, and some. For so long it is named to
+the others, and asked for by those who have not heard it: nobody has forgotten it by then."""
 LOOK = 0.25
 """Seconds between two looks at who has died."""
 UNREACHED = 5.0
@@ -396,7 +397,7 @@ class Replica:
         }
         if kind in (HELLO, FULL):
             head["n"] = self.name[:200]
-            ages = {name: round(now - self._peers[name].heard, 2) for name in self.dead(now)}
+            ages = {name: round(now - peer.heard, 2) for name, peer in self._peers.items()}
             head["d"] = {name: age for name, age in ages.items() if age < TELL}
         if kind == HELLO and self._missing:
             head["q"] = sorted(self._missing)
@@ -522,9 +523,11 @@ class Replica:
         ahead = self._clock.time() - head["w"]  # too much by the time of the way
         peer.skew = min(ahead, peer.skew + 0.05 * (ahead - peer.skew) + 0.001) if peer.skew else ahead
         if head["k"] == HELLO:
-            self._next_full = min(self._next_full, now + self._rng.random() * ANSWER_DELAY)
-            self._soon = min(self._soon, self._next_full)
-            self._asked.update(head["q"])
+            asked = set(head["q"])
+            self._asked |= asked.intersection(self.dead(now))
+            if not asked or head["s"] or self.id in asked or self._asked:
+                self._next_full = min(self._next_full, now + self._rng.random() * ANSWER_DELAY)
+                self._soon = min(self._soon, self._next_full)
         self._asked.difference_update(others)
         if new or self._missing or head["d"]:
             self._note_missing(head, new, others, said)
@@ -552,19 +555,19 @@ class Replica:
     def _note_missing(self, head: dict[str, Any], new: bool, others: dict[str, Any], said: float) -> None:
         """Whose word is lacking: what it holds or has spent must not be taken for nobody's.
 
-        Somebody new who was not heard in full, or somebody dead whom others have heard later than this replica.
+        Somebody new who was not heard in full, or somebody whom others have heard later than this replica.
         """
         name, missing = head["i"], self._missing
         if head["k"] in (HELLO, FULL, BYE):
             missing.pop(name, None)
         elif new:
-            missing[name] = said + MEMORY
+            missing[name] = said + TELL
         for other in others:
             missing.pop(other, None)
         for dead, age in head["d"].items():
             known = self._peers.get(dead)
             if dead != self.id and (known is None or said - age > known.heard + GUARD) and age < TELL:
-                missing[dead] = said - age + MEMORY
+                missing[dead] = said - age + TELL
 
     def _merge(self, sender: str, entries: Any, others: dict[str, Any]) -> dict[Part, list[Path]]:
         """Merge what the sender may say: of itself, of the dead it tells of, and what is shared by all."""

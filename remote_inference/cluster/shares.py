@@ -256,6 +256,7 @@ class Shares:
                 spent=state.spent[DIMENSIONS.index(share.dimension)] if ledger.span else 0,
                 expiring=expiring,
                 leads=acts and not any(p.name < replica.id and not p.joining for p in peers),
+                typical=1.0 if share.dimension == "requests" else state.mean_tokens,
                 ready=pace is None or pace.due(1, now) <= now + PERIOD,
                 sends=not paused and (pace is None or pace.due(ledger.claim(now), now) <= now),
                 deals=replica.deals(now),
@@ -368,7 +369,7 @@ class Shares:
                 record = ledger.records[name] = Record(None if register is None else register.value)
             except ValueError:
                 return False
-            if record.need >= 1 and ledger.spare >= 1:
+            if record.need >= 1 and (ledger.spare >= 1 or (record.urgent and ledger.held)):
                 self._replica.soon()
             return False
         counter = state.get(path, GCounter)

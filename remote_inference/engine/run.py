@@ -29,7 +29,7 @@ from ..policy.quota import QuotaReport
 from ..policy.retry import decide
 from ..providers.base import ProviderCall
 from ..transport.session import SessionRebuildCause, SessionSnapshot
-from ..types import Completion, InferenceRequest, Timings, TokenUsage
+from ..types import Completion, InferenceRequest, Priority, Timings, TokenUsage
 from .answer import Answer
 from .credential_gate import CredentialGate
 from .parts import EnginePart, Job
@@ -171,6 +171,8 @@ class Run:
         most = self._request.sampling.max_tokens
         self._estimate = Cost(self._prompt, most or _USUAL_ANSWER)
         cost = self._part.estimates.cost(self._limit_key, self._estimate, most=most)
+        # nobody has to get past one that is urgent itself
+        patience = PATIENCE if self._job.priority >= Priority.HIGH else PERMIT_PATIENCE
         end = self._clock.monotonic() + self._patience(PATIENCE)
         while True:
             try:
@@ -179,7 +181,7 @@ class Run:
                     self._part.deployment.name,
                     cost,
                     priority=self._job.priority,
-                    patience=self._patience(PERMIT_PATIENCE),
+                    patience=self._patience(patience),
                     token=self._job.token,
                 )
             except LimitReached as error:

@@ -217,8 +217,8 @@ class Order(Value):
     """What goes to every worker over the bus.
 
     ``kind``: ``cancel`` (``subject``: the request's id), ``rebuild``, ``open_circuit`` (for ``seconds``),
-    ``close_circuit`` (``subject``: the deployment) or ``status``. ``reply_to``: where an answer is wanted. ``token``:
-    the answer's, and what one order is known by, whomever one hears it from.
+    ``close_circuit``, ``urgent`` (``subject``: the deployment) or ``status``. ``reply_to``: where an answer is
+    wanted. ``token``: the answer's, and what one order is known by, whomever one hears it from.
     """
 
     kind: str

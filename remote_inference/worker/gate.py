@@ -26,6 +26,17 @@ __all__ = ["Gate"]
 
 logger = logging.getLogger(__name__)
 
+LIMITED = tuple(
+    f"LimitReached: {code}"
+    for code in ("requests", "tokens", "input_tokens", "output_tokens", "concurrency", "queue")
+)
+"""Reasons of a gate behind which an urgent request may yet be sent."""
+
+HURRY = 0.5
+"""Seconds for which it is remembered that something urgent came while the gate was open."""
+HURRY_LOOK = 0.01
+"""Seconds after which a gate that shuts all the same opens once more for it."""
+
 LONGEST_HOLD = 5.0
 """Seconds for which a message of a queue that has no gate is held before it is put back."""
 
@@ -47,6 +58,7 @@ class Gate:
         self._reasons: dict[str, str] = {}
         self._tags: dict[str, str] = {}
         self._timers: dict[str, Any] = {}
+        self._hurried: dict[str, float] = {}
         self.handed_back = 0
         self.bounced = 0
 
@@ -93,6 +105,13 @@ class Gate:
         if queue in self._until:
             self._do(partial(self._resume, queue))
 
+    def hurry(self, queue: str) -> None:
+        """Something urgent has come into the queue: let it in, where only a limit keeps the others out."""
+        if queue not in self._until:
+            self._hurried[queue] = self._now() + HURRY  # it may be about to shut, for what was taken before
+        elif self._reasons.get(queue, "").startswith(LIMITED):
+            self.open(queue)
+
     def reconnected(self) -> None:
         """The consumer has a new channel: the tags are others, and the gates that are shut stay so."""
         self._tags = {}
@@ -136,6 +155,8 @@ class Gate:
         known = self._until.get(queue)
         if known is not None and (self._reasons.get(queue) == SHUTDOWN or self._now() < known <= until):
             return  # the earliest counts: one of the pool's processes may have a permit before the others
+        if self._now() < self._hurried.pop(queue, 0.0) and reason.startswith(LIMITED):
+            until = min(until, self._now() + HURRY_LOOK)
         self._until[queue] = until
         self._reasons[queue] = reason
         consumer_set = self._consumer.task_consumer

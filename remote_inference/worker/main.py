@@ -107,6 +107,8 @@ class WorkerMain:
             self._answer_when_obeyed(order, done, self._orders, told, time.monotonic() + OBEY_TIMEOUT)
         elif order.kind == "status":
             self._answer(order, self.status())
+        elif order.kind == "urgent" and self.gate is not None:
+            self.gate.hurry(inference_queue(order.subject))
 
     def cancel(self, request_id: str, reason: str) -> bool:
         """Cancel a request: running here, or to come. Whether it runs here."""
