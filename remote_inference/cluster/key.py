@@ -88,7 +88,8 @@ class KeyState:
         self.limits = Ceilings()
         self.rights = Ceilings()
         self.usual_rights = Ceilings()
-        """Less than `rights` by what is kept back for urgent requests."""
+        self.usual_limits = Ceilings()
+        """Less than `rights` and `limits` by what is kept back for urgent requests."""
         self.shares: dict[str, Share] = {}
         self.paces: list[tuple[int, Pace]] = []
         self.in_flight = 0
@@ -124,7 +125,11 @@ class KeyState:
             if now >= replica.lease_until or now < replica.listening_until:
                 return None
             window.forget(now)
-            if window.lacking(self.rights if urgent else self.usual_rights, self.limits, cost):
+            if urgent:
+                lacking = window.lacking(self.rights, self.limits, cost)
+            else:
+                lacking = window.lacking(self.usual_rights, self.usual_limits, cost)
+            if lacking:
                 return None
             paces = self.paces
             if paces:
@@ -162,8 +167,8 @@ class KeyState:
             at, code = ready, JOINING
         window = self.window
         window.forget(now)
-        rights = self.rights if urgent else self.usual_rights
-        opens, lacking = window.opens_at(rights, self.limits, cost, now)
+        rights = (self.rights, self.limits) if urgent else (self.usual_rights, self.usual_limits)
+        opens, lacking = window.opens_at(*rights, cost, now)
         if lacking:
             opens = min(opens, self._given_at(lacking, cost, now))
             if opens > at:
@@ -234,10 +239,9 @@ class KeyState:
         usable = {name: float(share.ledger.usable) for name, share in self.shares.items()}
         totals = {name: share.ledger.total for name, share in self.shares.items()}
         self.rights = Ceilings(**usable)
-        self.usual_rights = Ceilings(
-            **{name: amount - self.shares[name].ledger.reserve for name, amount in usable.items()}
-        )
-        self.limits = Ceilings(**totals)
+        kept = {name: share.ledger.reserve for name, share in self.shares.items()}
+        self.usual_rights = Ceilings(**{name: amount - kept[name] for name, amount in usable.items()})
+        self.usual_limits = Ceilings(**{name: total - kept[name] for name, total in totals.items()})
         for name, share in self.shares.items():
             if share.pace is not None:
                 # who wants more than it has is not to save up for a burst

@@ -299,14 +299,11 @@ class Shares:
         heard, said_goodbye = self._replica.heard(name)
         if said_goodbye:
             return known
-        silence = min(heard + LEASE, now) - max(heard, now - ledger.span)
-        if silence <= 0:
+        if heard + LEASE <= now - ledger.span:
             return known
         most = ledger.most_held(name, self._replica.id)
-        could = share.unheard.setdefault(
-            name, max(0, most - known)
-        )  # by the rights that it had free, or got free
-        unheard = could if share.pace is None else min(could, record.pace * (silence + share.pace.burst))
+        # by the rights that it had free, or got free (not by its pace: urgent requests do not keep it)
+        unheard = share.unheard.setdefault(name, max(0, most - known))
         return float(min(most, known + unheard))
 
     def _say(self, state: KeyState, now: float) -> None:
