@@ -43,6 +43,13 @@ CROWD = 32
 URGENT_GAP = 0.02
 ANSWER_DELAY = 0.1
 """Seconds within which a newcomer is answered, at random: many newcomers at once are answered together."""
+ANSWERED = 5.0
+"""Seconds for which somebody's word is asked for: five times. Without it nothing that belongs to nobody is taken."""
+ANSWER_GAP = 0.9
+"""Seconds between two answers at least: newcomers that come one after the other are answered together, too."""
+REJOIN_MEMORY = 60.0
+REJOIN_LONGEST = 30.0
+"""Seconds for which a replica that loses its lease again and again waits at most, at random, before it joins anew."""
 MEMORY = 150.0
 """Seconds for which a dead member's entries are kept: its lease, and the window in which it has spent."""
 TELL = 90.0
@@ -123,10 +130,13 @@ class Replica:
         self._online = False
         self._started_at = math.inf
         self._next_delta = self._next_full = self._next_hello = math.inf
+        self._last_full = -math.inf
+        self._rejoined = (-math.inf, 0)  # when last, and how often in a row
         self._soon = math.inf
         self._last_sent = self._asked_at = -math.inf
         self._asked: set[str] = set()  # the dead of whom somebody wants to hear
         self._missing: dict[str, float] = {}  # who was not heard in full yet; until when that matters
+        self._lacked: dict[str, float] = {}  # since when
         self._quiet_until = self._next_look = -math.inf
         self._steady_since = -math.inf
         self._settled = False
@@ -359,6 +369,7 @@ class Replica:
             self._before_send(now)
             self.state.delta()
             messages.append(self._message(FULL, self._full_entries(), now))
+            self._last_full = now
             self._next_full = now + KEEPALIVE
             self._next_delta = now + self._period(now)
             self._soon = math.inf
@@ -441,16 +452,30 @@ class Replica:
             for path in mine:
                 del self._own[path]
             self.counters["rejoined"] += 1
-            logger.warning("gossip: %s was not heard by the others in time; joins anew", self.name or self.id)
+            wait = self._back_off(now)
+            logger.warning(
+                "gossip: %s was not heard by the others in time; joins anew in %.1f s",
+                self.name or self.id,
+                wait,
+            )
+        else:
+            wait = 0.0
         before, self.id = self.id, self._new_id()
         self.echo = -math.inf
         self._steady_since = now
         self._settled = False
         self.listening_until = self.lease_until = self._started_at = math.inf
-        self._next_hello = now
+        self._next_hello = now + wait
         for part in self._parts:
             part.rejoined(before)
         self._soon = math.inf
+
+    def _back_off(self, now: float) -> float:
+        """Seconds until it joins anew: longer each time, for where many cannot keep up, their joining is why."""
+        last, times = self._rejoined
+        times = times + 1 if now - last < REJOIN_MEMORY else 0
+        self._rejoined = (now, times)
+        return self._rng.random() * min(2.0**times - 1.0, REJOIN_LONGEST)
 
     def _go_alone(self) -> None:
         logger.warning(
@@ -468,6 +493,7 @@ class Replica:
         self._compare_clocks()
         if self._missing:
             self._missing = {name: until for name, until in self._missing.items() if now < until}
+            self._lacked = {name: first for name, first in self._lacked.items() if now < first + MEMORY}
             if self._next_hello == math.inf:  # ask; again, if need be
                 self._next_hello = max(now, self._asked_at + LISTEN) + self._rng.random() * ANSWER_DELAY
         for name, peer in list(self._peers.items()):
@@ -526,7 +552,8 @@ class Replica:
             asked = set(head["q"])
             self._asked |= asked.intersection(self.dead(now))
             if not asked or head["s"] or self.id in asked or self._asked:
-                self._next_full = min(self._next_full, now + self._rng.random() * ANSWER_DELAY)
+                answer = max(now + self._rng.random() * ANSWER_DELAY, self._last_full + ANSWER_GAP)
+                self._next_full = min(self._next_full, answer)
                 self._soon = min(self._soon, self._next_full)
         self._asked.difference_update(others)
         if new or self._missing or head["d"]:
@@ -561,13 +588,18 @@ class Replica:
         if head["k"] in (HELLO, FULL, BYE):
             missing.pop(name, None)
         elif new:
-            missing[name] = said + TELL
+            self._lacks(name, said + TELL)
         for other in others:
             missing.pop(other, None)
         for dead, age in head["d"].items():
             known = self._peers.get(dead)
             if dead != self.id and (known is None or said - age > known.heard + GUARD) and age < TELL:
-                missing[dead] = said - age + TELL
+                self._lacks(dead, said - age + TELL)
+
+    def _lacks(self, name: str, until: float) -> None:
+        """Its word is lacking, for as long as that matters; but not for ever: if nobody answers, nobody knows it."""
+        first = self._lacked.setdefault(name, self._clock.monotonic())
+        self._missing[name] = min(until, first + ANSWERED)
 
     def _merge(self, sender: str, entries: Any, others: dict[str, Any]) -> dict[Part, list[Path]]:
         """Merge what the sender may say: of itself, of the dead it tells of, and what is shared by all."""
