@@ -451,6 +451,8 @@ class Replica:
             peer.heard = self.echo if self.echo > -math.inf else now - LEASE
             for path in mine:
                 del self._own[path]
+        wait = 0.0
+        if self.echo > -math.inf:
             self.counters["rejoined"] += 1
             wait = self._back_off(now)
             logger.warning(
@@ -458,8 +460,6 @@ class Replica:
                 self.name or self.id,
                 wait,
             )
-        else:
-            wait = 0.0
         before, self.id = self.id, self._new_id()
         self.echo = -math.inf
         self._steady_since = now

@@ -13,7 +13,16 @@ from gossip_world import Process, World, per_minute
 
 from remote_inference.cluster.crdt import LwwRegister, Path
 from remote_inference.cluster.message import decode, encode
-from remote_inference.cluster.replica import KEEPALIVE, LEASE, MEMORY, URGENT_GAP, Replica
+from remote_inference.cluster.replica import (
+    ANSWER_GAP,
+    ANSWERED,
+    KEEPALIVE,
+    LEASE,
+    MEMORY,
+    REJOIN_LONGEST,
+    URGENT_GAP,
+    Replica,
+)
 from remote_inference.testing.clock import VirtualClock
 
 
@@ -172,6 +181,41 @@ class TestJoining:
         for process in (one, other):  # the other was told of it by this one
             process.hear(encode(head | {"k": "f"}, []))
             assert process.replica.acts(process.clock.monotonic())
+
+    def test_but_not_for_ever_for_perhaps_nobody_knows(self) -> None:
+        """A crowd of processes that come and go must not keep the others from taking what belongs to nobody."""
+        world = World()
+        (one,) = cluster(world, 1)
+        head = {"k": "d", "m": 1.0, "w": one.clock.time(), "s": 0, "t": 1.0}
+        one.hear(encode(head | {"i": "stranger"}, []))
+        world.run(ANSWERED + 0.5)
+        assert one.replica.acts(one.clock.monotonic())
+        one.hear(encode(head | {"k": "f", "i": "witness", "d": {"stranger": 20.0}}, []))
+        assert one.replica.acts(one.clock.monotonic()), "it has asked for that one before"
+
+    def test_newcomers_one_after_the_other_are_answered_together(self) -> None:
+        world = World()
+        one, _ = cluster(world, 2)
+        before = len([body for _, who, body in world.messages if who is one and kinds([body]) == ["f"]])
+        for _ in range(20):
+            world.start()
+            world.run(0.2)
+        told = [body for _, who, body in world.messages if who is one and kinds([body]) == ["f"]]
+        assert 1 <= len(told) - before <= 4.0 / ANSWER_GAP + 1
+
+    def test_who_loses_its_lease_again_and_again_takes_its_time(self) -> None:
+        """Where many cannot keep up with what they hear, their joining anew is the reason."""
+        world = World()
+        (one,) = cluster(world, 1)
+        for _ in range(8):
+            one.cut = True
+            world.run(LEASE + 1.0)
+            one.cut = False
+            world.run(8.0)
+        assert one.replica.status()["rejoined"] >= 4
+        waits = [one.replica._back_off(one.clock.monotonic()) for _ in range(50)]
+        assert max(waits) > 5.0
+        assert max(waits) <= REJOIN_LONGEST
 
 
 class TestLease:
