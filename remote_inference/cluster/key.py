@@ -139,10 +139,9 @@ class KeyState:
                     cost.input_tokens,
                     cost.output_tokens,
                 )
-                if not urgent:
-                    for index, pace in paces:
-                        if pace.due(amounts[index], now) > now:
-                            return None
+                for index, pace in paces:
+                    if pace.due(amounts[index], now, ahead=urgent) > now:
+                        return None
                 for index, pace in paces:
                     pace.take(amounts[index])
         else:
@@ -173,8 +172,8 @@ class KeyState:
             opens = min(opens, self._given_at(lacking, cost, now))
             if opens > at:
                 at, code = opens, lacking
-        for index, pace in () if urgent else self.paces:
-            due = pace.due(_amount(cost, index), now)
+        for index, pace in self.paces:
+            due = pace.due(_amount(cost, index), now, ahead=urgent)
             if due > at:
                 at, code = due, DIMENSIONS[index]
         return at, code

@@ -1,7 +1,7 @@
 """The gossip's messages on the wire: a digest, then a JSON object: who speaks, when, and the entries.
 
 ``v`` version, ``k`` kind, ``i`` the speaker's id, ``m`` and ``w`` its monotonic and wall clock, ``s`` 1 while it only
-listens, ``t`` its weight, ``n`` its name for people, ``d`` those of whom it knows, with the
+listens, ``t`` its weight, ``r`` its rank, ``n`` its name for people, ``d`` those of whom it knows, with the
 seconds since they were heard, ``q`` those of whom it has to hear, ``o`` the dead of whom it speaks here: [offset of
 their clock to the speaker's, seconds since they were heard, 1 if they said good-bye], ``e`` the
 entries (`crdt`). A newer version adds names, which an older one ignores.
@@ -53,6 +53,8 @@ def decode(body: bytes | str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     entries = head.pop("e", None)
     dead, wanted = head.get("d"), head.get("q")
     head["q"] = [name for name in wanted if type(name) is str] if isinstance(wanted, list) else []
+    rank = head.get("r", 0)
+    head["r"] = rank if type(rank) is int and 0 <= rank <= 2**53 else 0
     head["d"] = (
         {name: age for name, age in dead.items() if len(name) <= 64 and _number(age)}
         if isinstance(dead, dict)

@@ -46,14 +46,15 @@ class Pace:
             level = self._level
         self._rate, self._size, self._level, self._at = rate, size, min(level, size), now
 
-    def due(self, cost: float, now: float) -> float:
-        """When the cost may pass; now or earlier if it may."""
-        self._refill(
-            now
-        )  # before anything is taken: else what had no room in the bucket would come in after it
+    def due(self, cost: float, now: float, *, ahead: bool = False) -> float:
+        """When the cost may pass; now or earlier if it may. ``ahead``: it may by a burst before its time."""
+        # before anything is taken: else what had no room in the bucket would come in after it
+        self._refill(now)
         if self._level >= cost:
             return now
         lacking = min(cost, self._size) - self._level
+        if ahead:
+            lacking -= max(self._rate * self.burst, 1.0)
         if lacking <= 1e-9:
             return now
         return now + lacking / self._rate if self._rate > 0 else math.inf

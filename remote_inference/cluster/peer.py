@@ -22,6 +22,7 @@ class PeerState:
         "joining",
         "left",
         "name",
+        "rank",
         "said",
         "skew",
         "weight",
@@ -32,6 +33,7 @@ class PeerState:
         self.said = -math.inf  # its own clock, when it spoke last
         self.name = ""
         self.weight = 1.0
+        self.rank = 0
         self.joining = True
         self.gone = False
         """It is no more, or was given up."""

@@ -114,6 +114,8 @@ class Replica:
         self.state = CrdtMap()
         self.send: Callable[[bytes], None] | None = None
         self.id = self._new_id()
+        self.rank = 0
+        """The order of coming, told by each when it has listened."""
         self.lease_until = math.inf
         """Until when this replica may act on what it owns; infinite while it works alone."""
         self.listening_until = -math.inf
@@ -213,8 +215,14 @@ class Replica:
         if not self.acts(now):
             return False
         return not any(
-            name < self.id and not peer.joining and self.live(name, now) for name, peer in self._peers.items()
+            self.outranked_by(name) and not peer.joining and self.live(name, now)
+            for name, peer in self._peers.items()
         )
+
+    def outranked_by(self, replica: str) -> bool:
+        """Whether that one has been here for longer (of those that came together: has the lower id)."""
+        peer = self._peers.get(replica)
+        return peer is not None and (peer.rank, replica) < (self.rank, self.id)
 
     def acts(self, now: float) -> bool:
         """Whether its word counts on what belongs to nobody: it hears itself, has listened for long enough, and lacks
@@ -404,6 +412,7 @@ class Replica:
             "w": round(self._clock.time(), 3),
             "s": int(now < self.listening_until),
             "t": self.weight,
+            "r": self.rank,
             **more,
         }
         if kind in (HELLO, FULL):
@@ -510,6 +519,9 @@ class Replica:
                 for path in [path for path in self.state.entries if path[-1] == name]:
                     self.forget(path)
         if changed or (self.listening_until <= now and not self._settled):
+            if not self._settled:  # after all that were here before: they know better what happened
+                ranks = [peer.rank for name, peer in self._peers.items() if self.live(name, now)]
+                self.rank = 1 + max(ranks, default=0)
             self._settled = self._acted = True
             for part in self._parts:
                 part.members_changed(now)
@@ -543,6 +555,7 @@ class Replica:
         }
         peer.heard = now
         peer.weight = head["t"]
+        peer.rank = head["r"]
         was_joining, peer.joining = peer.joining, bool(head["s"])
         if "n" in head:
             peer.name = head["n"]

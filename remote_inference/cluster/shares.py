@@ -255,7 +255,7 @@ class Shares:
                 used=used,
                 spent=state.spent[DIMENSIONS.index(share.dimension)] if ledger.span else 0,
                 expiring=expiring,
-                leads=acts and not any(p.name < replica.id and not p.joining for p in peers),
+                leads=acts and not any(replica.outranked_by(p.name) and not p.joining for p in peers),
                 typical=1.0 if share.dimension == "requests" else state.mean_tokens,
                 ready=pace is None or pace.due(1, now) <= now + PERIOD,
                 sends=not paused and (pace is None or pace.due(ledger.claim(now), now) <= now),
@@ -302,8 +302,14 @@ class Shares:
         if heard + LEASE <= now - ledger.span:
             return known
         most = ledger.most_held(name, self._replica.id)
-        # by the rights that it had free, or got free (not by its pace: urgent requests do not keep it)
-        unheard = share.unheard.setdefault(name, max(0, most - known))
+        unheard = share.unheard.setdefault(
+            name, max(0, most - known)
+        )  # by the rights that it had or got free
+        if (
+            share.pace is not None
+        ):  # and by its pace: a burst before, and what urgent requests may be ahead of it
+            silence = min(heard + LEASE, now) - max(heard, now - ledger.span)
+            unheard = min(unheard, record.pace * (silence + 2 * share.pace.burst))
         return float(min(most, known + unheard))
 
     def _say(self, state: KeyState, now: float) -> None:
