@@ -77,7 +77,8 @@ class _Net:
         own = f'"i":"{first.id}"'.encode()
         deltas = [body for body in messages if b'"k":"d"' in body and own not in body]
         rest = [body for body in messages if body not in deltas]
-        # In one go: a process has its caches to itself, and not to 64 replicas.
+        # In one go, and with their garbage out of the way: a process has its caches and its heap to itself.
+        gc.freeze()
         began = time.process_time_ns()
         for body in deltas:
             first.receive(body)
@@ -136,7 +137,6 @@ def _costs(replicas: int, steps: int) -> tuple[float, float]:
         for limiter in net.limiters:
             net.permits(limiter)
     gc.collect()
-    gc.freeze()  # the other replicas are no part of a process's heap
     net.deltas.clear()
     taken: list[float] = []
     for _ in range(steps):

@@ -112,13 +112,12 @@ class Sender:
                     again, reason = self._send_batch(deployment, batch, end)
                     left = again + rest
                     if len(again) < len(batch):  # it moves: the time limit is for standing still
+                        self._hurry(deployment, priority)
                         end = self._clock.monotonic() + deployment.admission_timeout
                 if left and reason:
                     self._wait_for_room(deployment, reason, end)
         except Backpressure as exc:
             return [(parcel, exc) for parcel in left]
-        finally:
-            self._hurry(deployment, priority)
         return []
 
     def _hurry(self, deployment: Deployment, priority: Priority) -> None:

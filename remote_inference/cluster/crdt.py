@@ -98,8 +98,12 @@ class CrdtMap:
             if (where is None or where(path)) and (value := entry.full()) is not None
         ]
 
-    def merge(self, entries: object) -> list[Path]:
+    def merge(self, entries: object, admit: Callable[[Path], bool] | None = None) -> list[Path]:
         """Merge what another replica's `delta` or `full` gave. Raises nothing, whatever comes in.
+
+        Args:
+            entries: what came.
+            admit: whether an entry on that path (which may be any list of strings) is merged, or else skipped.
 
         Returns:
             The paths whose entries changed, each once.
@@ -107,15 +111,27 @@ class CrdtMap:
         if type(entries) is not list:
             self.ignored += 1
             return []
+        known = self.entries
         changed: dict[Path, None] = {}
         for raw in entries:
-            try:
-                path = self._merge_one(raw)
-            except ValueError:
+            # A string can be taken apart too, so the types are asked for first.
+            if type(raw) is not list or len(raw) < 3 or type(raw[1]) is not list or not raw[1]:
                 self.ignored += 1
-            else:
-                if path is not None:
+                continue
+            path = tuple(raw[1])
+            try:
+                entry = known.get(path)
+                if admit is not None and not admit(path):
+                    continue
+                if entry is None:
+                    if self._add(path, raw):
+                        changed[path] = None
+                elif entry.code != raw[0]:
+                    self.ignored += 1  # an entry of another type
+                elif entry.absorb(raw[2]):
                     changed[path] = None
+            except (TypeError, ValueError):  # not hashable, so no path; or not a value of its type
+                self.ignored += 1
         return list(changed)
 
     def forget(self, path: Path) -> None:
@@ -123,20 +139,8 @@ class CrdtMap:
         self.entries.pop(path, None)
         self._fresh.pop(path, None)
 
-    def _merge_one(self, raw: object) -> Path | None:
-        """Merge one entry; its path if that changed it."""
-        # A string can be taken apart too, so the types are asked for first.
-        if type(raw) is not list or len(raw) < 3 or type(raw[1]) is not list:
-            raise ValueError("not an entry")
-        try:
-            path = tuple(raw[1])
-            entry = self.entries.get(path)
-        except TypeError:
-            raise ValueError("not a path") from None
-        if entry is not None:
-            if entry.code != raw[0]:
-                raise ValueError("an entry of another type")
-            return path if entry.absorb(raw[2]) else None
+    def _add(self, path: Path, raw: list[Any]) -> bool:
+        """Make an entry of what came, unless that says nothing."""
         _check_path(path)
         cls = _TYPES.get(raw[0]) if type(raw[0]) is str else None
         if cls is None:
@@ -145,9 +149,9 @@ class CrdtMap:
             raise ValueError("too many entries")
         entry = cls()
         if not entry.absorb(raw[2]):
-            return None
+            return False
         self.entries[path] = entry
-        return path
+        return True
 
     def __len__(self) -> int:
         return len(self.entries)

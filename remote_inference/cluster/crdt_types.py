@@ -111,6 +111,8 @@ class GCounter(Crdt):
 class PNCounter(Crdt):
     """A counter that goes up and down: two that only grow, and the value is their difference.
 
+    Where the whole has one writer, each count may as well be of another thing (`of`).
+
     On the wire: ``{replica: [up, down]}``. The pair is the replica's whole count, not the difference since the last
     message, so it may come twice.
     """
@@ -128,6 +130,10 @@ class PNCounter(Crdt):
     def value(self) -> int:
         """What went up less what went down, over all replicas."""
         return sum(self.up.values()) - sum(self.down.values())
+
+    def of(self, replica: str) -> int:
+        """What went up less what went down of that replica's."""
+        return self.up.get(replica, 0) - self.down.get(replica, 0)
 
     def add(self, replica: str, n: int) -> None:
         """Count for that replica, down if ``n`` is negative.
@@ -339,14 +345,19 @@ class ExpiringSet(Crdt):
 def _greater(known: dict[str, int], coming: dict[str, Any]) -> dict[str, int]:
     """Those counts that are greater than the known ones."""
     greater: dict[str, int] = {}
+    new = False
     for replica, n in coming.items():
         if type(n) is not int or not 0 <= n <= LARGEST:
             raise ValueError("not a count")
-        if replica not in known:
+        have = known.get(replica)
+        if have is None:
             check_name(replica)
-        if n > known.get(replica, 0):
+            if n:
+                greater[replica] = n
+                new = True
+        elif n > have:
             greater[replica] = n
-    if greater:
+    if new:
         check_members(known, greater)
     return greater
 

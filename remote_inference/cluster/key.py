@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import deque
 from collections.abc import Iterator
 
 from ..clock import Clock
@@ -53,18 +52,14 @@ class Member(Standing["GossipPermit"]):
 
 
 class Share:
-    """A ledger with what the others have spent of it, and where both are told."""
+    """The part in one dimension of a limit: a ledger, and the pace at which it is used."""
 
-    __slots__ = ("dimension", "ledger", "pace", "spend", "told", "unheard", "wire")
+    __slots__ = ("dimension", "ledger", "pace", "unheard")
 
-    def __init__(self, wire: str, dimension: str, ledger: Ledger, pace: Pace | None) -> None:
-        self.wire = wire
+    def __init__(self, dimension: str, ledger: Ledger, pace: Pace | None) -> None:
         self.dimension = dimension
         self.ledger = ledger
-        self.spend = Spend()
         self.pace = pace
-        self.told: deque[int] = deque()
-        """The seconds of which was told, in order."""
         self.unheard: dict[str, float] = {}
         """What those that died could have spent at most after they were heard last."""
 
@@ -91,6 +86,8 @@ class KeyState:
         self.usual_limits = Ceilings()
         """Less than `rights` and `limits` by what is kept back for urgent requests."""
         self.shares: dict[str, Share] = {}
+        self.spend = Spend()
+        """Of the others."""
         self.paces: list[tuple[int, Pace]] = []
         self.in_flight = 0
         self.mean_hold = 1.0

@@ -8,7 +8,7 @@ off; gossip only moves rights to where they are wanted, and only such as are fre
 What a replica holds it tells in its `Record`, which only it writes. To give, it counts ``given[taker]`` up; the taker,
 when it hears that, counts ``taken[giver]`` up: two G-counters. Records and counters may be heard late, in any order or
 not at all; whoever adds up what all hold counts a right at most once too often then, never too rarely. What nobody
-holds (at the first start, after a death) is taken by one of them, the lowest id that knows the ledger, less what the
+holds (at the first start, after a death) is taken by one of them, who has known the ledger longest, less what the
 dead have spent within the window and may have spent unheard.
 """
 
@@ -19,7 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from .sharing import split, water_fill
+from .sharing import deal, water_fill
 
 __all__ = ["Ledger", "Peer", "Record"]
 
@@ -375,7 +375,7 @@ class Ledger:
         self.spare = max(0.0, free - keep) if deals else 0.0
         self._owed = 0
         if peers and deals and free + self.held > 0:
-            free -= self._give(now, peers, free)
+            free -= self._give(now, me, peers, free)
         self.free = max(0.0, free - self._owed)
         self.usable = self._bounded() - self._owed
 
@@ -387,7 +387,7 @@ class Ledger:
             usable = min(usable, int(self.total * STRICTNESS - self.merged))
         return max(0, usable)
 
-    def _give(self, now: float, peers: Sequence[Peer], free: float) -> int:
+    def _give(self, now: float, me: str, peers: Sequence[Peer], free: float) -> int:
         """Give what can be spared to those that need it; how much that was."""
         needy = [peer for peer in peers if peer.record.need > 0 and not peer.joining]
         if not needy:
@@ -396,15 +396,19 @@ class Ledger:
         if now >= self._urgent_until:  # what is kept back for urgent requests is for those elsewhere, too
             for peer in needy:
                 if peer.record.urgent and peer.record.free < peer.record.need and given < int(free):
-                    given += self._hand(peer.name, min(int(free) - given, peer.record.need))
+                    given += self._hand(peer.name, min(int(free) - given, math.ceil(peer.record.need)))
         if given:
             return given
         if self.spare >= 1:
-            wanted = sum(peer.record.need for peer in needy)
-            spare = self.spare + sum(peer.record.spare for peer in peers)
-            amount = min(self.spare, math.ceil(wanted * self.spare / spare))
-            for peer, part in zip(needy, split(int(amount), [p.record.need for p in needy]), strict=True):
-                given += self._hand(peer.name, part)
+            givers = sorted([(me, int(self.spare)), *((peer.name, int(peer.record.spare)) for peer in peers)])
+            needy.sort(key=lambda peer: peer.name)
+            gifts = deal(
+                [spare for _, spare in givers],
+                [name for name, _ in givers].index(me),
+                [math.ceil(peer.record.need) for peer in needy],
+            )
+            for peer, amount in zip(needy, gifts, strict=True):
+                given += self._hand(peer.name, amount)
         else:
             # Nobody can spare anything: then by age. Who has waited for longer than its part would need is served
             # first, by all, as soon as they have something: else a large request could never gather its rights.

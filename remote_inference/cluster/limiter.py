@@ -257,9 +257,7 @@ class GossipRateLimiter:
                 if share.ledger.total < math.inf
             },
             "rights": {name: share.ledger.held for name, share in state.shares.items()},
-            "used_by_others": {
-                name: share.spend.total for name, share in state.shares.items() if name != CONCURRENT
-            },
+            "used_by_others": {name: state.spend.total(name) for name in state.shares if name != CONCURRENT},
             "paused_until": state.pause.until_epoch if state.pause.active(now) else 0.0,
             "waiting": state.line.waiting,
             "deployments": {
@@ -297,7 +295,9 @@ class GossipRateLimiter:
             if name in left:
                 ledger = share.ledger
                 slack = max(SLACK * ledger.total, len(ledger.records)) if ledger.total < math.inf else 0.0
-                ledger.hear_left(left[name], getattr(state.window, name) + share.spend.total, slack, now)
+                ledger.hear_left(
+                    left[name], getattr(state.window, name) + state.spend.total(name), slack, now
+                )
 
     def _epoch(self, at: float, now: float) -> float:
         return self._clock.time() + (at - now) + _ROUNDING

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import threading
+from abc import ABC, abstractmethod
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
@@ -25,7 +26,7 @@ URGENT = int(Priority.HIGH)
 """Requests of this priority and above need not wait for the pace, and find a right kept back for them."""
 
 
-class Standing(Generic[P]):
+class Standing(ABC, Generic[P]):
     """A deployment's place in the line."""
 
     __slots__ = ("line", "name")
@@ -35,9 +36,9 @@ class Standing(Generic[P]):
         self.line: list[tuple[int, int, Waiter[P]]] = []  # sorted; (-priority, age) is unique
 
     @property
+    @abstractmethod
     def full(self) -> bool:
         """Whether its own bound leaves no room, whatever the key's does."""
-        raise NotImplementedError
 
 
 class Waiter(Generic[P]):

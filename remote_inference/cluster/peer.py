@@ -22,15 +22,14 @@ class PeerState:
         "joining",
         "left",
         "name",
+        "offset",
         "rank",
-        "said",
         "skew",
         "weight",
     )
 
     def __init__(self, now: float) -> None:
         self.heard = now
-        self.said = -math.inf  # its own clock, when it spoke last
         self.name = ""
         self.weight = 1.0
         self.rank = 0
@@ -40,15 +39,14 @@ class PeerState:
         self.left = False
         """It said good-bye: what it has said is all."""
         self.skew = 0.0
+        self.offset = math.inf
+        """What to add to its monotonic times; infinite before the first was heard."""
         self._lowest = self._earlier = math.inf
         self._since = now
 
-    @property
-    def offset(self) -> float:
-        """What to add to its monotonic times."""
-        return min(self._lowest, self._earlier)
-
     def measure(self, sent: float, now: float) -> None:
+        """It was that time there, when its message was sent."""
         if now - self._since > OFFSET_MEMORY:
             self._earlier, self._lowest, self._since = self._lowest, math.inf, now
         self._lowest = min(self._lowest, now - sent)
+        self.offset = min(self._lowest, self._earlier)

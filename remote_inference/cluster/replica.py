@@ -17,7 +17,7 @@ import logging
 import math
 import random
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..clock import Clock
@@ -50,7 +50,7 @@ ANSWER_GAP = 0.9
 REJOIN_MEMORY = 60.0
 REJOIN_LONGEST = 30.0
 """Seconds for which a replica that loses its lease again and again waits at most, at random, before it joins anew."""
-MEMORY = 150.0
+MEMORY = 100.0
 """Seconds for which a dead member's entries are kept: its lease, and the window in which it has spent."""
 TELL = 90.0
 """Seconds for which it matters what a dead member has said: its lease, a window, and some. For so long it is named to
@@ -181,11 +181,6 @@ class Replica:
         """Whether it was heard, and what it said is still of use."""
         return replica in self._peers
 
-    @property
-    def own_paths(self) -> Collection[Path]:
-        """The entries that this replica says."""
-        return self._own.keys()
-
     def heard(self, replica: str) -> tuple[float, bool]:
         """When it was heard last, and whether it said good-bye."""
         peer = self._peers[replica]
@@ -209,15 +204,6 @@ class Replica:
     def dead(self, now: float) -> list[str]:
         """The ids of those who are no more, and whose entries are still here."""
         return [name for name in self._peers if not self.live(name, now)]
-
-    def leads(self, now: float) -> bool:
-        """Whether this is the member that takes care of what belongs to nobody: the lowest id that is no newcomer."""
-        if not self.acts(now):
-            return False
-        return not any(
-            self.outranked_by(name) and not peer.joining and self.live(name, now)
-            for name, peer in self._peers.items()
-        )
 
     def outranked_by(self, replica: str) -> bool:
         """Whether that one has been here for longer (of those that came together: has the lower id)."""
@@ -548,11 +534,12 @@ class Replica:
             return  # given up: whatever it owned may be somebody else's by now; it will notice itself
         peer.measure(head["m"], now)
         said = head["m"] + peer.offset
-        others = {
-            other: (offset, age, left)
-            for other, (offset, age, left) in others.items()
-            if (left or age >= LEASE) and self._may_be_dead(other, said - age)
-        }
+        if others:
+            others = {
+                other: (offset, age, left)
+                for other, (offset, age, left) in others.items()
+                if (left or age >= LEASE) and self._may_be_dead(other, said - age)
+            }
         peer.heard = now
         peer.weight = head["t"]
         peer.rank = head["r"]
@@ -616,31 +603,18 @@ class Replica:
 
     def _merge(self, sender: str, entries: Any, others: dict[str, Any]) -> dict[Part, list[Path]]:
         """Merge what the sender may say: of itself, of the dead it tells of, and what is shared by all."""
-        changed: dict[Part, list[Path]] = {}
-        if not isinstance(entries, list):
-            return changed
-        peers, mine = self._peers, self.id
-        admitted = []
-        for entry in entries:
-            try:
-                owner, known = entry[1][-1], entry[1][0] in self._part_of
-            except (TypeError, LookupError):
-                self.counters["malformed"] += 1
-                continue
-            if (
-                owner != sender
-                and isinstance(owner, str)
-                and owner not in others
-                and (owner in peers or owner == mine)
-            ):
+        part_of, peers, mine = self._part_of, self._peers, self.id
+
+        def admit(path: Path) -> bool:
+            owner = path[-1]
+            if owner != sender and owner not in others and (owner in peers or owner == mine):
                 self.counters["foreign"] += 1
-                continue
-            if known:  # else a newer version's
-                admitted.append(entry)
-        for path in self.state.merge(admitted):
-            part = self._part_of.get(path[0])
-            if part is not None:
-                changed.setdefault(part, []).append(path)
+                return False
+            return path[0] in part_of  # else a newer version's
+
+        changed: dict[Part, list[Path]] = {}
+        for path in self.state.merge(entries, admit):
+            changed.setdefault(part_of[path[0]], []).append(path)
         return changed
 
     def _compare_clocks(self) -> None:

@@ -1,8 +1,9 @@
 """`Shares`: a limiter's part in the replicated state: what it tells the others, what it hears, the rounds in between.
 
-Paths, whose last part is the replica that says it: ("rights" | "given" | "taken", ledger, replica), ("spend", ledger,
-second of its clock, replica), ("pause", key, replica). What a key's limits were found out to be is everybody's:
-("limits", key).
+Paths, whose last part is the replica that says it: ("rights", subject, replica), of each dimension; ("given" | "taken",
+subject, dimension, replica); ("spend", subject, second of its clock, replica), of each dimension; ("pause", subject,
+replica). What a key's limits were found out to be is everybody's: ("limits", subject). A subject is the digest of a
+key, or of a deployment that has a limit of its own.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ SHORT_PAUSE = 1.0
 """Seconds; see `Shares.pause`."""
 LOOK = 1.0
 """Seconds between two looks at limits that are learned."""
+SWEEP = 10.0
+"""Seconds between two looks for what was spent too long ago to matter."""
 
 _RIGHTS, _GIVEN, _TAKEN, _SPEND, _PAUSE, _LIMITS = "rights", "given", "taken", "spend", "pause", "limits"
 
@@ -56,8 +59,10 @@ class Shares:
         self._window = window
         self._span = span
         self._grain = grain
-        self._shares: dict[str, tuple[KeyState, Share]] = {}
         self._by_digest: dict[str, KeyState] = {}
+        self._subjects: dict[str, tuple[KeyState, dict[str, Share]]] = {}
+        """By digest: of keys, and of deployments with a limit of their own."""
+        self._next_sweep = -math.inf
         replica.attach(self)
 
     # -- a `Part`; called with the replica's lock held
@@ -70,17 +75,9 @@ class Shares:
             for path in paths:
                 if path[0] == _PAUSE:
                     self._hear_pause(path, now)
-                    continue
-                if path[0] == _LIMITS:
+                elif path[0] == _LIMITS:
                     self._hear_learned(path, now)
-                    continue
-                found = self._shares.get(path[1]) if len(path) > 1 else None
-                if found is None:
-                    continue
-                state, share = found
-                if path[0] == _SPEND:
-                    self._hear_spend(share, path, now)
-                elif self._hear_rights(share, path):
+                elif (state := self._hear(path, now)) is not None:
                     touched[state.digest] = state
             for state in touched.values():
                 state.refresh(now)
@@ -92,6 +89,9 @@ class Shares:
             for state in self.keys.values():
                 self.round(state, now)
                 self._say(state, now)
+            if now >= self._next_sweep:
+                self._next_sweep = now + SWEEP
+                self._sweep(now)
 
     def members_changed(self, now: float) -> None:
         """See `Part`."""
@@ -101,9 +101,10 @@ class Shares:
     def forgotten(self, replica: str) -> None:
         """See `Part`."""
         with self.lock:
-            for _, share in self._shares.values():
-                share.ledger.forget(replica)
-                share.unheard.pop(replica, None)
+            for _, shares in self._subjects.values():
+                for share in shares.values():
+                    share.ledger.forget(replica)
+                    share.unheard.pop(replica, None)
             for path, entry in self._replica.state.entries.items():
                 if path[0] in (_GIVEN, _TAKEN) and isinstance(entry, GCounter):
                     entry.drop(replica)
@@ -117,8 +118,9 @@ class Shares:
                 state.unsaid.clear()
                 for share, _ in state.all_shares():
                     share.ledger.give_up()
-                    share.told.clear()
-                    self._hear_all(share, now, of=before)
+            for subject in self._subjects:
+                self._hear_all(subject, now, of=before)
+            for state in self.keys.values():
                 state.refresh(now)
 
     def state(self, key: LimitKey) -> KeyState:
@@ -126,6 +128,7 @@ class Shares:
         if state is None:
             state = KeyState(key, self._replica, self.lock, self._clock, self._span, self._grain)
             self.keys[key] = self._by_digest[state.digest] = state
+            self._subjects[state.digest] = (state, state.shares)
             for path in self._heard(_PAUSE, state.digest):
                 self._hear_pause(path, self._clock.monotonic())
         return state
@@ -133,8 +136,8 @@ class Shares:
     def used(self, state: KeyState) -> dict[str, float]:
         """What all have used within the window, as far as it is known."""
         return {
-            name: float(getattr(state.window, name) + share.spend.total)
-            for name, share in state.shares.items()
+            name: float(getattr(state.window, name) + state.spend.total(name))
+            for name in state.shares
             if name != CONCURRENT
         }
 
@@ -179,15 +182,14 @@ class Shares:
             share = state.shares.get(name)
             if limit == math.inf and not (learns and name != CONCURRENT):  # else it is counted all the same
                 if share is not None:
-                    del state.shares[name], self._shares[share.wire]
+                    del state.shares[name]
                 continue
             if share is None:
                 span = 0.0 if name == CONCURRENT else self._span
                 paced = bool(span) and burst < self._window
-                share = self._new_share(
-                    state, state.digest, name, span, Pace(burst, now) if paced else None, now
-                )
+                share = Share(name, Ledger(name, span=span, now=now), Pace(burst, now) if paced else None)
                 state.shares[name] = share
+                self._hear_all(state.digest, now)
             share.ledger.limit = limit
         state.paces = [
             (index, share.pace)
@@ -197,48 +199,29 @@ class Shares:
         self.round(state, now)
 
     def set_member_limit(self, state: KeyState, member: Member, limit: float, now: float) -> None:
+        digest = hashlib.blake2b(member.name.encode(), digest_size=8, key=b"deployment").hexdigest()
         if limit == math.inf:
-            if member.share is not None:
-                del self._shares[member.share.wire]
-                member.share = None
-        else:
-            if member.share is None:
-                digest = hashlib.blake2b(member.name.encode(), digest_size=8, key=b"deployment").hexdigest()
-                member.share = self._new_share(state, digest, CONCURRENT, 0.0, None, now)
-            member.share.ledger.limit = limit
-
-    def _new_share(
-        self, state: KeyState, digest: str, dimension: str, span: float, pace: Pace | None, now: float
-    ) -> Share:
-        share = Share(f"{digest}.{dimension}", dimension, Ledger(dimension, span=span, now=now), pace)
-        self._shares[share.wire] = (state, share)
-        self._hear_all(share, now)
-        return share
-
-    def _hear_all(self, share: Share, now: float, of: str | None = None) -> None:
-        for path in list(self._replica.state.entries):
-            if path[0] in self.kinds and len(path) >= 3 and path[1] == share.wire and of in (None, path[-1]):
-                if path[0] == _SPEND:
-                    self._hear_spend(share, path, now)
-                else:
-                    self._hear_rights(share, path)
-
-    def _heard(self, kind: str, subject: str) -> list[Path]:
-        return [path for path in self._replica.state.entries if path[0] == kind and path[1:2] == (subject,)]
+            member.share = None
+            self._subjects.pop(digest, None)
+            return
+        if member.share is None:
+            member.share = Share(CONCURRENT, Ledger(CONCURRENT, span=0.0, now=now), None)
+            self._subjects[digest] = (state, {CONCURRENT: member.share})
+            self._hear_all(digest, now)
+        member.share.ledger.limit = limit
 
     def round(self, state: KeyState, now: float) -> None:
         replica = self._replica
         state.next_round = now + PERIOD
         self._look_at_learned(state, now)
         state.window.forget(now)
+        state.spend.forget(now)
         live = [name for name in replica.members(now) if name != replica.id]
         acts = replica.acts(now)
         self.set_crowd(state, now)
         for share, used in state.all_shares():
             ledger = share.ledger
-            for path in share.spend.forget(now):
-                self._replica.forget((_SPEND, share.wire, str(path[1]), path[0]))
-            ledger.merged = share.spend.total
+            ledger.merged = state.spend.total(share.dimension)
             peers = [
                 Peer(name, ledger.records[name], replica.weight_of(name), replica.joining(name))
                 for name in live
@@ -261,9 +244,11 @@ class Shares:
                 sends=not paused and (pace is None or pace.due(ledger.claim(now), now) <= now),
                 deals=replica.deals(now),
                 settle=0.0 if replica.alone else SETTLE,
-                dead=sum(self._spent_by_dead(share, name, record, now) for name, record in dead.items()),
+                dead=sum(
+                    self._spent_by_dead(state, share, name, record, now) for name, record in dead.items()
+                ),
             )
-            if taken and unknown and not share.spend.total:
+            if taken and unknown and not ledger.merged:
                 self._assume_the_worst(state, share, taken, now)
         state.refresh(now)
         if state.line.waiting:
@@ -290,24 +275,23 @@ class Shares:
         for at, amount in amounts:
             state.unsaid.setdefault(math.floor(at), [0, 0, 0, 0])[index] += amount
 
-    def _spent_by_dead(self, share: Share, name: str, record: Record, now: float) -> float:
+    def _spent_by_dead(self, state: KeyState, share: Share, name: str, record: Record, now: float) -> float:
         """What it is known to have spent within the window, and may have spent before it gave up, unheard."""
         ledger = share.ledger
         if not ledger.span or not self._replica.knows(name):
             return 0.0
-        known = share.spend.of(name, now)
+        known = state.spend.of(name, share.dimension, now)
         heard, said_goodbye = self._replica.heard(name)
         if said_goodbye:
             return known
         if heard + LEASE <= now - ledger.span:
             return known
         most = ledger.most_held(name, self._replica.id)
-        unheard = share.unheard.setdefault(
-            name, max(0, most - known)
-        )  # by the rights that it had or got free
+        # bounded by the rights that it had or got free ...
+        unheard = share.unheard.setdefault(name, max(0, most - known))
         if (
             share.pace is not None
-        ):  # and by its pace: a burst before, and what urgent requests may be ahead of it
+        ):  # ... and by its pace, with a burst saved up and urgent requests a burst ahead
             silence = min(heard + LEASE, now) - max(heard, now - ledger.span)
             unheard = min(unheard, record.pace * (silence + 2 * share.pace.burst))
         return float(min(most, known + unheard))
@@ -317,24 +301,23 @@ class Shares:
         replica, me = self._replica, self._replica.id
         for second, amounts in sorted(state.unsaid.items()):
             for index, name in enumerate(DIMENSIONS):
-                share = state.shares.get(name)
-                if share is not None and amounts[index]:
-                    replica.own((_SPEND, share.wire, str(second), me), PNCounter).add(me, amounts[index])
-                    if not share.told or share.told[-1] < second:
-                        share.told.append(second)
+                if amounts[index] and name in state.shares:
+                    replica.own((_SPEND, state.digest, str(second), me), PNCounter).add(name, amounts[index])
         state.unsaid = {}
-        for share, _ in state.all_shares():
-            ledger = share.ledger
-            value = ledger.record(now)
-            path = (_RIGHTS, share.wire, me)
-            known = replica.state.get(path, LwwRegister)
-            if known is None or known.value != value:
-                replica.own(path, LwwRegister).set(value, me)
-            self._say_counts((_GIVEN, share.wire, me), ledger.given)
-            self._say_counts((_TAKEN, share.wire, me), ledger.taken)
-            oldest = math.floor(now - self._span) - 1
-            while share.told and share.told[0] <= oldest:
-                replica.forget((_SPEND, share.wire, str(share.told.popleft()), me))
+        for subject, (owner, shares) in self._subjects.items():
+            if owner is state and shares:
+                self._say_rights(subject, shares, now)
+
+    def _say_rights(self, subject: str, shares: dict[str, Share], now: float) -> None:
+        replica, me = self._replica, self._replica.id
+        value = {name: share.ledger.record(now) for name, share in shares.items()}
+        path = (_RIGHTS, subject, me)
+        known = replica.state.get(path, LwwRegister)
+        if known is None or known.value != value:
+            replica.own(path, LwwRegister).set(value, me)
+        for name, share in shares.items():
+            self._say_counts((_GIVEN, subject, name, me), share.ledger.given)
+            self._say_counts((_TAKEN, subject, name, me), share.ledger.taken)
 
     def _say_counts(self, path: Path, counts: dict[str, int]) -> None:
         if not counts:
@@ -346,43 +329,73 @@ class Shares:
             if grown > 0:
                 self._replica.own(path, GCounter).add(name, grown)
 
-    def _hear_spend(self, share: Share, path: Path, now: float) -> None:
-        if len(path) != 4 or path[3] == self._replica.id:
-            return
-        offset = self._replica.offset_of(path[3])
-        entry = self._replica.state.get(path, PNCounter)
-        if offset is None or entry is None:
-            return
-        try:
-            second = int(path[2])
-        except ValueError:
-            return
-        expires = second + 1 + offset + share.ledger.span
-        if expires <= now + 2 * share.ledger.span:
-            share.spend.hear(path[3], second, max(0, entry.value), expires, now)
+    def _hear_all(self, subject: str, now: float, of: str | None = None) -> None:
+        for path in list(self._replica.state.entries):
+            if path[0] in self.kinds and path[1:2] == (subject,) and of in (None, path[-1]):
+                self._hear(path, now)
 
-    def _hear_rights(self, share: Share, path: Path) -> bool:
-        """A record or counters of another; whether that changes what this replica may do now."""
-        kind, name, ledger, state = path[0], path[-1], share.ledger, self._replica.state
-        if len(path) != 3 or name == self._replica.id or not self._replica.knows(name):
-            return False
-        if kind == _RIGHTS:
-            register = state.get(path, LwwRegister)
+    def _heard(self, kind: str, subject: str) -> list[Path]:
+        return [path for path in self._replica.state.entries if path[0] == kind and path[1:2] == (subject,)]
+
+    def _hear(self, path: Path, now: float) -> KeyState | None:
+        """What another one has spent, holds or has given; the key, if this replica may do more or less now."""
+        name, replica = path[-1], self._replica
+        found = self._subjects.get(path[1]) if len(path) >= 3 else None
+        if found is None or name == replica.id:
+            return None
+        state, shares = found
+        if path[0] == _SPEND:
+            self._hear_spend(state, path, now)
+        elif not replica.knows(name):
+            return None
+        elif path[0] == _RIGHTS:
+            self._hear_rights(shares, path, name)
+        elif len(path) == 4 and (share := shares.get(path[2])) is not None:
+            counter = replica.state.get(path, GCounter)
+            if counter is None:
+                return None
+            if path[0] == _TAKEN:
+                share.ledger.receipts[name] = counter.counts
+            elif path[0] == _GIVEN:
+                share.ledger.gifts[name] = counter.counts
+                return state if share.ledger.accept(name, replica.id) else None
+        return None
+
+    def _hear_spend(self, state: KeyState, path: Path, now: float) -> None:
+        entry, expires = self._replica.state.get(path, PNCounter), self._expires(path)
+        if entry is not None and expires <= now + 2 * self._span:
+            amounts = [max(0, entry.of(name)) for name in DIMENSIONS]
+            state.spend.hear(path[3], int(path[2]), amounts, expires, now)
+
+    def _hear_rights(self, shares: dict[str, Share], path: Path, name: str) -> None:
+        register = self._replica.state.get(path, LwwRegister)
+        value = None if register is None else register.value
+        if type(value) is not dict:
+            return
+        for dimension, share in shares.items():
+            ledger = share.ledger
             try:
-                record = ledger.records[name] = Record(None if register is None else register.value)
-            except ValueError:
-                return False
+                record = ledger.records[name] = Record(value.get(dimension))
+            except ValueError:  # or it has no such limit
+                continue
             if record.need >= 1 and (ledger.spare >= 1 or (record.urgent and ledger.held)):
                 self._replica.soon()
-            return False
-        counter = state.get(path, GCounter)
-        if counter is None:
-            return False
-        if kind == _TAKEN:
-            ledger.receipts[name] = counter.counts
-            return False
-        ledger.gifts[name] = counter.counts
-        return ledger.accept(name, self._replica.id) > 0
+
+    def _expires(self, path: Path) -> float:
+        """When the second of a path leaves the window, if it is one and its writer is known; else never."""
+        offset = self._replica.offset_of(path[-1])
+        if len(path) != 4 or offset is None:
+            return math.inf
+        try:
+            return int(path[2]) + 1 + offset + self._span
+        except (ValueError, OverflowError):
+            return math.inf
+
+    def _sweep(self, now: float) -> None:
+        """Drop what was spent before the window, also of keys that are not ours, and what never is in it."""
+        for path in [path for path in self._replica.state.entries if path[0] == _SPEND]:
+            if not now < self._expires(path) <= now + 2 * self._span:
+                self._replica.forget(path)
 
     def _hear_pause(self, path: Path, now: float) -> None:
         state = self._by_digest.get(path[1]) if len(path) == 3 else None

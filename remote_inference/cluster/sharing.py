@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
-__all__ = ["split", "water_fill"]
+__all__ = ["deal", "water_fill"]
 
 
 def water_fill(total: float, wants: Sequence[tuple[float, float]]) -> list[float]:
@@ -25,18 +24,27 @@ def water_fill(total: float, wants: Sequence[tuple[float, float]]) -> list[float
     return shares
 
 
-def split(amount: int, needs: Sequence[float]) -> list[int]:
-    """Split a whole amount in proportion to the needs, none getting more than it needs (rounded up)."""
-    total = sum(needs)
-    if total <= 0 or amount <= 0:
+def deal(spares: Sequence[int], giver: int, needs: Sequence[int]) -> list[int]:
+    """What the giver of that number gives to each that needs some, where all givers reckon the same.
+
+    What changes hands is numbered: each giver has numbers in proportion to what it can spare, each taker to what it
+    needs, both in their order. So all of them together make no more gifts than they are, not each one to everybody.
+    """
+    spare, wanted = sum(spares), sum(needs)
+    moved = min(spare, wanted)
+    if moved <= 0:
         return [0] * len(needs)
-    part = min(1.0, amount / total)
-    given = [math.floor(need * part) for need in needs]
-    left = min(amount, math.ceil(total)) - sum(given)
-    for index in sorted(range(len(needs)), key=lambda i: given[i] - needs[i] * part):
-        if left <= 0:
-            break
-        if given[index] < needs[index]:
-            given[index] += 1
-            left -= 1
-    return given
+    before = sum(spares[:giver])
+    begin, end = _ceil(moved * before, spare), _ceil(moved * (before + spares[giver]), spare)
+    gifts, upto = [], 0
+    first = 0
+    for need in needs:
+        upto += need
+        last = _ceil(moved * upto, wanted)
+        gifts.append(max(0, min(end, last) - max(begin, first)))
+        first = last
+    return gifts
+
+
+def _ceil(numerator: int, denominator: int) -> int:
+    return -(-numerator // denominator)

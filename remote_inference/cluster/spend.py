@@ -1,11 +1,15 @@
-"""What the other replicas have spent of a ledger within the window, as far as it was heard."""
+"""What the other replicas have spent of a key's limits within the window, as far as it was heard."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
+
+from .window import DIMENSIONS
 
 __all__ = ["Spend"]
+
+_INDEX = {name: index for index, name in enumerate(DIMENSIONS)}
 
 
 class Spend:
@@ -14,44 +18,50 @@ class Spend:
     Not thread-safe. A second counts until its last moment is as old as the window is long.
     """
 
-    __slots__ = ("_amounts", "_expiries", "total")
+    __slots__ = ("_amounts", "_expiries", "_totals")
 
     def __init__(self) -> None:
-        self._amounts: dict[str, dict[int, tuple[int, float]]] = {}
+        self._amounts: dict[str, dict[int, tuple[Sequence[int], float]]] = {}
         self._expiries: dict[int, list[tuple[str, int]]] = {}
-        self.total = 0
+        self._totals = [0] * len(DIMENSIONS)
 
-    def hear(self, replica: str, second: int, amount: int, expires: float, now: float) -> None:
-        """That replica spent so much in that second, in all."""
+    def hear(self, replica: str, second: int, amounts: Sequence[int], expires: float, now: float) -> None:
+        """That replica spent so much in that second, in all; of each of the `DIMENSIONS`."""
         if expires <= now:
             return
-        seconds = self._amounts.setdefault(replica, {})
+        totals, seconds = self._totals, self._amounts.setdefault(replica, {})
         known = seconds.get(second)
         if known is None:
             self._expiries.setdefault(math.ceil(expires), []).append((replica, second))
+            for index, amount in enumerate(amounts):
+                totals[index] += amount
         else:
-            self.total -= known[0]
             expires = known[1]
-        seconds[second] = (amount, expires)
-        self.total += amount
+            for index, amount in enumerate(amounts):
+                totals[index] += amount - known[0][index]
+        seconds[second] = (amounts, expires)
 
-    def forget(self, now: float) -> Iterable[tuple[str, int]]:
-        """Drop what has left the window; what that was, by replica and second."""
-        gone: list[tuple[str, int]] = []
+    def forget(self, now: float) -> None:
+        """Drop what has left the window."""
         for due in [due for due in self._expiries if due <= now]:
             for replica, second in self._expiries.pop(due):
                 seconds = self._amounts.get(replica, {})
-                amount = seconds.pop(second, None)
-                if amount is not None:
-                    self.total -= amount[0]
-                    gone.append((replica, second))
+                known = seconds.pop(second, None)
+                if known is not None:
+                    for index, amount in enumerate(known[0]):
+                        self._totals[index] -= amount
                 if not seconds:
                     self._amounts.pop(replica, None)
-        return gone
 
-    def of(self, replica: str, now: float) -> int:
+    def total(self, dimension: str) -> int:
+        """What all have spent of it; 0 for one that is not counted over a window."""
+        index = _INDEX.get(dimension)
+        return 0 if index is None else self._totals[index]
+
+    def of(self, replica: str, dimension: str, now: float) -> int:
         """What is within the window of what that replica spent."""
-        return sum(amount for amount, expires in self._amounts.get(replica, {}).values() if expires > now)
+        index = _INDEX[dimension]
+        return sum(a[index] for a, expires in self._amounts.get(replica, {}).values() if expires > now)
 
     def __repr__(self) -> str:
-        return f"Spend({self.total} by {len(self._amounts)} replicas)"
+        return f"Spend({self._totals} by {len(self._amounts)} replicas)"

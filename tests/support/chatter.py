@@ -35,6 +35,8 @@ class Chatterbox:
         self.foreign = 0
         self.changes: list[str] = []
         """In order: online, offline, leave."""
+        self.once: Callable[[], object] | None = None
+        """Called with the next tick, in the thread of the gossip."""
         self._next = 0.0
 
     def receive(self, body: bytes | str) -> None:
@@ -47,6 +49,9 @@ class Chatterbox:
 
     def tick(self) -> float:
         self.ticks += 1
+        once, self.once = self.once, None
+        if once is not None:
+            once()
         now = time.monotonic()
         if now >= self._next:
             self._next = now + INTERVAL

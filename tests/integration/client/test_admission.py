@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import multiprocessing
 import threading
@@ -11,11 +12,12 @@ from typing import Any
 
 import pytest
 from amqp.exceptions import PreconditionFailed
-from shops import SmallShop, eventually, timed
+from shops import SmallShop, body_of, eventually, timed
 
 from remote_inference import Backpressure, Priority
 from remote_inference.events import CapacityMismatch
 from remote_inference.messaging.admission import threshold
+from remote_inference.messaging.names import BUS_EXCHANGE
 from remote_inference.messaging.queues import arguments
 
 OpenShop = Callable[..., SmallShop]
@@ -75,6 +77,36 @@ def test_first_in_first_out_within_a_class_and_higher_classes_first(open_shop: O
     expected += ["m1", "m2", "m3"]
     expected += [str(i) for p in (N, B) for i, given in enumerate(order) if given is p]
     assert shop.prompts("a") == expected
+
+
+def test_the_workers_are_told_of_urgent_requests_that_got_in_and_of_no_others(open_shop: OpenShop) -> None:
+    shop = open_shop({"a": {"queue_capacity": 3, **REJECT}})
+    shop.inference.submit("a", "x")  # so that what belongs to the bus is declared
+
+    def listen(channel: Any) -> None:
+        channel.queue_declare("heard", exclusive=False, auto_delete=False)
+        channel.queue_bind("heard", BUS_EXCHANGE, "")
+
+    def heard() -> list[str]:
+        """The kinds of all orders so far; a cancel is the mark after which there are no more."""
+        shop.inference.cancel("mark")
+        kinds: list[str] = []
+
+        def marked() -> bool:
+            kinds.extend(json.loads(body_of(message))["kind"] for message in shop.take("heard"))
+            return "cancel" in kinds
+
+        eventually(marked, "the mark")
+        return kinds
+
+    shop.raw(listen)
+    handles = shop.inference.submit_many("a", ["x"] * 3, priority=C)
+    assert [handle.done for handle in handles] == [False, False, True]  # there was room for two
+    assert set(heard()) == {"urgent", "cancel"}
+    with pytest.raises(Backpressure):
+        shop.inference.submit("a", "x", priority=C)
+    assert all(handle.done for handle in shop.inference.submit_many("a", ["x"] * 3, priority=C))
+    assert heard() == ["cancel"]
 
 
 @pytest.mark.parametrize("capacity", [1, 2, 10, 100])

@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import chatter
 import pytest
@@ -174,19 +175,23 @@ def test_a_publisher_that_connects_anew_alone_is_told_too(fresh_broker_url: str,
 def test_what_an_operator_deletes_is_declared_anew(
     what: str, fresh_broker_url: str, join: Join, monkeypatch: pytest.MonkeyPatch
 ):
-    names: list[str] = []
-    monkeypatch.setattr(
-        module, "gossip_queue", lambda channel: names.append(gossip_queue(channel)) or names[-1]
-    )
+    queues: list[tuple[Any, str]] = []
+
+    def declare(channel: Any) -> str:
+        queues.append((channel, gossip_queue(channel)))
+        return queues[-1][1]
+
+    monkeypatch.setattr(module, "gossip_queue", declare)
     member = join("here", fresh_broker_url)
     wait_until(lambda: member.replica.hears("here"), "its echo", LIMIT)
-    with Connection(fresh_broker_url) as connection:
-        if what == "exchange":
+    if what == "exchange":
+        with Connection(fresh_broker_url) as connection:
             connection.default_channel.exchange_delete(GOSSIP_EXCHANGE)
-        else:  # only its own connection may: an exclusive queue
-            member.gossip._subscriber._connection.default_channel.queue_delete(names[0], nowait=True)  # type: ignore[union-attr]
+    else:  # only its own connection may, in its own thread: an exclusive queue
+        channel, name = queues[0]
+        member.replica.once = lambda: channel.queue_delete(name, nowait=True)
 
-    wait_until(lambda: len(names) >= 2 and member.gossip.wait_online(0), "a new one", LIMIT)
+    wait_until(lambda: len(queues) >= 2 and member.gossip.wait_online(0), "a new one", LIMIT)
     said = member.replica.said
     wait_until(lambda: member.replica.heard["here"] > said, "its echo again", LIMIT)
 

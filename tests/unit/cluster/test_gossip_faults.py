@@ -276,3 +276,33 @@ def test_malformed_and_foreign_messages_change_nothing_at_all() -> None:
     after = one.replica.state.full(), one.limiter.snapshot(), one.replica.members(one.clock.monotonic())
     assert after == before
     assert other.replica.id in after[2]
+
+
+def test_what_is_spent_on_keys_that_a_process_does_not_know_does_not_pile_up_there() -> None:
+    world = World(3)
+    stranger, spender = world.start(), world.start(per_minute(600), demand=5.0)
+    world.run(90.0)
+
+    def spending(process: Process) -> int:
+        return sum(path[0] == "spend" for path in process.replica.state.entries)
+
+    before = spending(stranger), spending(spender)
+    world.run(120.0)
+    after = spending(stranger), spending(spender)
+    assert all(40 <= count <= 80 for count in (*before, *after)), (before, after)
+    wrong = [
+        ["p", ["spend", "nobody", second, spender.replica.id], {"requests": [1, 0]}]
+        for second in ("x", "9" * 20)
+    ]
+    head = {
+        "k": "d",
+        "i": spender.replica.id,
+        "m": spender.clock.monotonic(),
+        "w": world.now,
+        "s": 0,
+        "t": 1.0,
+    }
+    stranger.replica.receive(encode(head, wrong))
+    assert ("spend", "nobody", "x", spender.replica.id) in stranger.replica.state.entries
+    world.run(15.0)
+    assert not any(path[1] == "nobody" for path in stranger.replica.state.entries)

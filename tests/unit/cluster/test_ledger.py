@@ -93,6 +93,16 @@ def test_a_gift_moves_rights_and_creates_none() -> None:
     assert taker.usable == given
 
 
+def test_an_urgent_need_gets_whole_rights_also_of_what_is_kept_back() -> None:
+    it = ledger()
+    look(it, 0.0)
+    taker = peer(it, "b", plus=0, given=0, taken=0, hungry=2, free=0, need=2.5)
+    it.spare = 0.0
+    look(it, 1.0, taker, used=600 - it.reserve - 3)
+    assert it.given == {"b": 3}
+    assert all(type(count) is int for count in it.record(1.0)[:4])
+
+
 @pytest.mark.parametrize("gift", [601, 2**40, 2**53])
 def test_no_gift_makes_more_usable_than_the_limit(gift: int) -> None:
     it = ledger()

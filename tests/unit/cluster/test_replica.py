@@ -110,7 +110,7 @@ class TestJoining:
         clock.advance(5.1)
         replica.tick()
         assert replica.alone
-        assert replica.leads(clock.monotonic())
+        assert replica.acts(clock.monotonic())
 
     def test_and_joins_the_others_when_the_broker_is_there(self) -> None:
         world = World()
@@ -126,14 +126,18 @@ class TestJoining:
         assert not late.replica.alone
         assert members(late) == members(first) == sorted([first.replica.id, late.replica.id])
 
-    def test_the_lowest_id_leads_but_no_newcomer(self) -> None:
+    def test_one_of_them_is_outranked_by_nobody_and_a_newcomer_has_no_say(self) -> None:
         world = World()
         found = cluster(world, 4)
-        leaders = [p for p in found if p.replica.leads(p.clock.monotonic())]
-        assert [p.replica.id for p in leaders] == [min(p.replica.id for p in found)]
+        ids = [process.replica.id for process in found]
+        first = [p.replica.id for p in found if not any(p.replica.outranked_by(name) for name in ids)]
+        assert first == [min(ids)]  # they came together
         newcomer = world.start()
         world.run(0.5)
-        assert not newcomer.replica.leads(newcomer.clock.monotonic())
+        assert not newcomer.replica.acts(newcomer.clock.monotonic())
+        world.run(8.0)
+        assert newcomer.replica.acts(newcomer.clock.monotonic())
+        assert all(newcomer.replica.outranked_by(name) for name in ids)  # whatever its own id is
 
     def test_a_newcomer_hears_of_the_dead_and_until_then_has_no_say(self) -> None:
         world = World()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_inference.cluster.sharing import split, water_fill
+from remote_inference.cluster.sharing import deal, water_fill
 
 WANTS = st.lists(
     st.tuples(st.one_of(st.floats(0, 1e6), st.just(math.inf)), st.floats(0.1, 100)), min_size=1, max_size=8
@@ -29,16 +29,27 @@ def test_who_wants_little_gets_it_and_the_rest_is_shared_by_weight() -> None:
     assert water_fill(0.0, [(5.0, 1.0)]) == [0.0]
 
 
-@given(st.integers(-5, 10_000), st.lists(st.floats(0, 1e4), max_size=8))
-def test_split_gives_away_no_more_than_there_is_nor_than_is_needed(amount: int, needs: list[float]) -> None:
-    given = split(amount, needs)
-    assert all(0 <= part <= math.ceil(need) for part, need in zip(given, needs, strict=True))
-    assert sum(given) <= max(amount, 0)
-    assert sum(given) == min(max(amount, 0), math.ceil(sum(needs))) or sum(given) >= sum(
-        map(math.floor, needs)
-    )
+COUNTS = st.lists(st.integers(0, 10_000), min_size=1, max_size=8)
 
 
-def test_split_is_in_proportion() -> None:
-    assert split(10, [30.0, 10.0, 10.0]) == [6, 2, 2]
-    assert split(10, [1.0, 2.0]) == [1, 2]
+@given(COUNTS, COUNTS)
+def test_all_givers_together_give_what_there_is_or_all_that_is_needed(
+    spares: list[int], needs: list[int]
+) -> None:
+    gifts = [deal(spares, giver, needs) for giver in range(len(spares))]
+    assert all(0 <= sum(given) <= spare for given, spare in zip(gifts, spares, strict=True))
+    got = [sum(given) for given in zip(*gifts, strict=True)]
+    assert all(part <= need for part, need in zip(got, needs, strict=True))
+    assert sum(got) == min(sum(spares), sum(needs))
+    assert sum(1 for given in gifts for amount in given if amount) <= len(spares) + len(needs)
+
+
+def test_who_can_spare_more_gives_more_and_who_needs_more_gets_more() -> None:
+    assert deal([30, 0, 10], 0, [10, 10]) == [10, 5]
+    assert deal([30, 0, 10], 1, [10, 10]) == [0, 0]
+    assert deal([30, 0, 10], 2, [10, 10]) == [0, 5]
+    assert deal([10], 0, [30, 10, 10]) == [6, 2, 2]
+
+
+def test_the_first_gives_what_is_too_little_to_be_shared() -> None:
+    assert [deal([5, 5, 5], giver, [1]) for giver in range(3)] == [[1], [0], [0]]
