@@ -76,6 +76,7 @@ class InferenceError(Exception):
     Subclasses are dataclasses: their fields, in order, are the exception's ``args``.
     """
 
+    __match_args__: ClassVar[tuple[str, ...]]  # set by `dataclass`: the names of its fields
     _by_name: ClassVar[dict[str, type[InferenceError]]] = {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -83,7 +84,7 @@ class InferenceError(Exception):
         InferenceError._by_name[cls.__name__] = cls
 
     def __post_init__(self) -> None:
-        self.args = tuple(getattr(self, f.name) for f in fields(self))
+        self.args = tuple(getattr(self, name) for name in self.__match_args__)
 
     def __str__(self) -> str:
         return self.__class__.__name__

@@ -104,22 +104,29 @@ class GossipRateLimiter:
         with self._lock:
             state, member = self._known(key, deployment)
             now = self._clock.monotonic()
-            line = state.line
+            deadline = now + max(patience, 0.0)
+            line, urgent, refused = state.line, int(priority) >= URGENT, None
             if not line.waiting:
-                permit = state.take(member, cost, now, int(priority) >= URGENT)
+                permit = state.take(member, cost, now, urgent)
                 if permit is not None:
                     return permit
-            waiter = line.join(member, cost, priority)
-        try:
-            with token.interrupting(waiter.event.set):
-                return self._wait(state, waiter, now + max(patience, 0.0), token)
-        except BaseException as exc:  # also what a pool throws into its threads: nothing may stay behind
-            self._leave(state, waiter)
-            if isinstance(exc, _Refused):
-                if exc.urgent:
-                    self.replica.urgent()
-                raise exc.error from None
-            raise
+                due = state.due(member, cost, now, urgent)
+                if now >= deadline or due[0] > deadline:
+                    refused = self._refusal(state, member, cost, urgent, due, now)
+            if refused is None:
+                waiter = line.join(member, cost, priority)
+        if refused is None:
+            try:
+                with token.interrupting(waiter.event.set):
+                    return self._wait(state, waiter, deadline, token)
+            except BaseException as exc:  # also what a pool throws into its threads: nothing may stay behind
+                self._leave(state, waiter)
+                if not isinstance(exc, _Refused):
+                    raise
+                refused = exc
+        if refused.urgent:
+            self.replica.urgent()
+        raise refused.error from None
 
     def _wait(
         self, state: KeyState, waiter: Waiter[GossipPermit], deadline: float, token: CancelToken
@@ -136,7 +143,7 @@ class GossipRateLimiter:
                     return waiter.permit
                 due, code = state.due(member, waiter.cost, now, waiter.urgent)
                 if now >= deadline or due > deadline:
-                    raise self._refusal(state, waiter, now)
+                    raise self._refusal(state, member, waiter.cost, waiter.urgent, (due, code), now)
                 until = min(deadline, waiter.wake_at) if state.line.leader is waiter else deadline
                 urgent = not told and self._told(state, waiter, code, now, due)
             if urgent:
@@ -150,20 +157,20 @@ class GossipRateLimiter:
             code = "concurrency"
         return bool(code) and state.wanted(member, waiter.cost, code, now, due, urgent=waiter.urgent)
 
-    def _refusal(self, state: KeyState, waiter: Waiter[GossipPermit], now: float) -> _Refused:
-        member: Member = waiter.standing  # type: ignore[assignment]
-        at, code = state.due(member, waiter.cost, now, waiter.urgent)
-        urgent = False
+    def _refusal(
+        self, state: KeyState, member: Member, cost: Cost, urgent: bool, due: tuple[float, str], now: float
+    ) -> _Refused:
+        at, code = due
         if at <= now:
             if member.full or state.full:
                 at, code = state.room_due(member, now), "concurrency"
             else:  # it would fit, but others come first
                 leader = state.line.leader
                 at, code = max(leader.wake_at if leader is not None else now, now + _SHORTEST_RETRY), "queue"
-        urgent = state.wanted(member, waiter.cost, code, now, at, urgent=waiter.urgent)
+        news = state.wanted(member, cost, code, now, at, urgent=urgent)
         if at == math.inf:
             at = now + self._span
-        return _Refused(LimitReached(code, member.name, retry_at=self._epoch(at, now)), urgent)
+        return _Refused(LimitReached(code, member.name, retry_at=self._epoch(at, now)), news)
 
     def _leave(self, state: KeyState, waiter: Waiter[GossipPermit]) -> None:
         with self._lock:

@@ -17,22 +17,18 @@ import logging
 import math
 import random
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Protocol
 
 from ..clock import Clock
 from .crdt import CrdtMap, Path
 from .message import ARCHIVE, BYE, DELTA, FULL, HELLO, Foreign, decode, encode
-from .peer import PeerState
+from .peers import GUARD, LEASE, MEMORY, TELL, Peers
 
-__all__ = ["KEEPALIVE", "LEASE", "Part", "Replica"]
+__all__ = ["KEEPALIVE", "Part", "Replica"]
 
 logger = logging.getLogger(__name__)
 
-LEASE = 15.0
-"""Seconds for which a member lives after its last message."""
-GUARD = 1.0
-"""Seconds by which a member that hears no echo of its own stops before the others take it for dead."""
 KEEPALIVE = 4.0
 """Seconds between full records of a member that has nothing to say: 50 of them make 12.5 messages a second."""
 LISTEN = 1.0
@@ -43,18 +39,11 @@ CROWD = 32
 URGENT_GAP = 0.02
 ANSWER_DELAY = 0.1
 """Seconds within which a newcomer is answered, at random: many newcomers at once are answered together."""
-ANSWERED = 5.0
-"""Seconds for which somebody's word is asked for: five times. Without it nothing that belongs to nobody is taken."""
 ANSWER_GAP = 0.9
 """Seconds between two answers at least: newcomers that come one after the other are answered together, too."""
 REJOIN_MEMORY = 60.0
 REJOIN_LONGEST = 30.0
 """Seconds for which a replica that loses its lease again and again waits at most, at random, before it joins anew."""
-MEMORY = 100.0
-"""Seconds for which a dead member's entries are kept: its lease, and the window in which it has spent."""
-TELL = 90.0
-"""Seconds for which it matters what a dead member has said: its lease, a window, and some. For so long it is named to
-the others, and asked for by those who have not heard it: nobody has forgotten it by then."""
 LOOK = 0.25
 """Seconds between two looks at who has died."""
 UNREACHED = 5.0
@@ -125,7 +114,7 @@ class Replica:
         self.skew = 0.0
         """Seconds by which this wall clock is ahead of the middle of the others'."""
         self.wrong_clock = False
-        self._peers: dict[str, PeerState] = {}
+        self._peers = Peers()
         self._parts: list[Part] = []
         self._part_of: dict[str, Part] = {}
         self._own: dict[Path, None] = {}
@@ -137,8 +126,6 @@ class Replica:
         self._soon = math.inf
         self._last_sent = self._asked_at = -math.inf
         self._asked: set[str] = set()  # the dead of whom somebody wants to hear
-        self._missing: dict[str, float] = {}  # who was not heard in full yet; until when that matters
-        self._lacked: dict[str, float] = {}  # since when
         self._quiet_until = self._next_look = -math.inf
         self._steady_since = -math.inf
         self._settled = False
@@ -179,11 +166,11 @@ class Replica:
 
     def knows(self, replica: str) -> bool:
         """Whether it was heard, and what it said is still of use."""
-        return replica in self._peers
+        return replica in self._peers.states
 
     def heard(self, replica: str) -> tuple[float, bool]:
         """When it was heard last, and whether it said good-bye."""
-        peer = self._peers[replica]
+        peer = self._peers.states[replica]
         return peer.heard, peer.left
 
     def live(self, replica: str, now: float) -> bool:
@@ -199,11 +186,11 @@ class Replica:
 
     def members(self, now: float) -> list[str]:
         """The ids of those who live, ours included, in order."""
-        return sorted([self.id, *(name for name in self._peers if self.live(name, now))])
+        return sorted([self.id, *(name for name in self._peers.states if self.live(name, now))])
 
     def dead(self, now: float) -> list[str]:
         """The ids of those who are no more, and whose entries are still here."""
-        return [name for name in self._peers if not self.live(name, now)]
+        return [name for name in self._peers.states if not self.live(name, now)]
 
     def outranked_by(self, replica: str) -> bool:
         """Whether that one has been here for longer (of those that came together: has the lower id)."""
@@ -215,7 +202,7 @@ class Replica:
         the word of nobody, dead or alive."""
         if self.alone:
             return True
-        return now >= self.listening_until and self.deals(now) and not self._missing
+        return now >= self.listening_until and self.deals(now) and not self._peers.missing
 
     def deals(self, now: float) -> bool:
         """Whether it may give and ask: it hears itself, and knows what time it is."""
@@ -356,7 +343,7 @@ class Replica:
             self.state.delta()
             messages.append(self._message(HELLO, self._full_entries(), now))
             self._next_hello = now + LISTEN if self.listening_until == math.inf else math.inf
-            if self._missing:
+            if self._peers.missing:
                 self._asked_at = now
             return messages
         if now >= self._next_full:
@@ -376,7 +363,7 @@ class Replica:
         return messages
 
     def _period(self, now: float) -> float:
-        return PERIOD * max(1.0, len(self._peers) / CROWD)
+        return PERIOD * max(1.0, len(self._peers.states) / CROWD)
 
     def _delta(self, now: float) -> bytes | None:
         self._soon = math.inf
@@ -403,10 +390,9 @@ class Replica:
         }
         if kind in (HELLO, FULL):
             head["n"] = self.name[:200]
-            ages = {name: round(now - peer.heard, 2) for name, peer in self._peers.items()}
-            head["d"] = {name: age for name, age in ages.items() if age < TELL}
-        if kind == HELLO and self._missing:
-            head["q"] = sorted(self._missing)
+            head["d"] = self._peers.ages(now)
+        if kind == HELLO and self._peers.missing:
+            head["q"] = sorted(self._peers.missing)
         return encode(head, entries)
 
     def _hand_over(self, message: bytes | None) -> None:
@@ -424,10 +410,10 @@ class Replica:
         messages = []
         for name in sorted(asked.intersection(self.dead(now))):
             offset = self.offset_of(name)
-            if offset is None or name in self._missing or now >= self._peers[name].heard + TELL:
+            if offset is None or name in self._peers.missing or now >= self._peers.states[name].heard + TELL:
                 continue
             entries = self.state.full(lambda path, name=name: path[-1] == name)  # type: ignore[misc]
-            peer = self._peers[name]
+            peer = self._peers.states[name]
             told = {name: [round(offset, 4), round(now - peer.heard, 3), int(peer.left)]}
             messages.append(self._message(ARCHIVE, entries, now, o=told))
         return messages
@@ -440,7 +426,7 @@ class Replica:
         self._acted = False
         mine = [path for path in self._own if path[-1] == self.id]
         if mine:  # what was said under the old id is now the word of one who is no more
-            peer = self._peers[self.id] = PeerState(now)
+            peer = self._peers.add(self.id, now)
             peer.measure(0.0, 0.0)
             peer.gone = peer.left = True  # nobody knows better what it did
             peer.heard = self.echo if self.echo > -math.inf else now - LEASE
@@ -486,12 +472,9 @@ class Replica:
         """Notice who has died, and drop what is too old to matter."""
         changed = False
         self._compare_clocks()
-        if self._missing:
-            self._missing = {name: until for name, until in self._missing.items() if now < until}
-            self._lacked = {name: first for name, first in self._lacked.items() if now < first + MEMORY}
-            if self._next_hello == math.inf:  # ask; again, if need be
-                self._next_hello = max(now, self._asked_at + LISTEN) + self._rng.random() * ANSWER_DELAY
-        for name, peer in list(self._peers.items()):
+        if self._peers.still_missing(now) and self._next_hello == math.inf:  # ask; again, if need be
+            self._next_hello = max(now, self._asked_at + LISTEN) + self._rng.random() * ANSWER_DELAY
+        for name, peer in list(self._peers.states.items()):
             if not peer.gone and now >= peer.heard + LEASE > self._last_sent + GUARD:
                 self._next_full = now  # is it gone, or do we not hear? Our own echo will tell
             if not peer.gone and not self.live(name, now):
@@ -499,14 +482,14 @@ class Replica:
                 changed = True
                 logger.info("gossip: member %s (%s) is no more heard", name, peer.name)
             if peer.gone and now >= peer.heard + MEMORY:
-                del self._peers[name]
+                del self._peers.states[name]
                 for part in self._parts:
                     part.forgotten(name)
                 for path in [path for path in self.state.entries if path[-1] == name]:
                     self.forget(path)
         if changed or (self.listening_until <= now and not self._settled):
             if not self._settled:  # after all that were here before: they know better what happened
-                ranks = [peer.rank for name, peer in self._peers.items() if self.live(name, now)]
+                ranks = [peer.rank for name, peer in self._peers.states.items() if self.live(name, now)]
                 self.rank = 1 + max(ranks, default=0)
             self._settled = self._acted = True
             for part in self._parts:
@@ -527,46 +510,22 @@ class Replica:
     def _heard(self, head: dict[str, Any], entries: Any, others: dict[str, Any], now: float) -> None:
         name = head["i"]
         peer = self._peers.get(name)
-        new = peer is None
+        new, was_joining = peer is None, True
         if peer is None:
-            peer = self._peers[name] = PeerState(now)
+            peer = self._peers.add(name, now)
         elif peer.gone:
             return  # given up: whatever it owned may be somebody else's by now; it will notice itself
-        peer.measure(head["m"], now)
+        else:
+            was_joining = peer.joining
+        peer.hear(head, now, self._clock.time())
         said = head["m"] + peer.offset
-        if others:
-            others = {
-                other: (offset, age, left)
-                for other, (offset, age, left) in others.items()
-                if (left or age >= LEASE) and self._may_be_dead(other, said - age)
-            }
-        peer.heard = now
-        peer.weight = head["t"]
-        peer.rank = head["r"]
-        was_joining, peer.joining = peer.joining, bool(head["s"])
-        if "n" in head:
-            peer.name = head["n"]
-        ahead = self._clock.time() - head["w"]  # too much by the time of the way
-        peer.skew = min(ahead, peer.skew + 0.05 * (ahead - peer.skew) + 0.001) if peer.skew else ahead
+        told = self._peers.tell_of_dead(others, peer, said, self.id) if others else ()
         if head["k"] == HELLO:
-            asked = set(head["q"])
-            self._asked |= asked.intersection(self.dead(now))
-            if not asked or head["s"] or self.id in asked or self._asked:
-                answer = max(now + self._rng.random() * ANSWER_DELAY, self._last_full + ANSWER_GAP)
-                self._next_full = min(self._next_full, answer)
-                self._soon = min(self._soon, self._next_full)
-        self._asked.difference_update(others)
-        if new or self._missing or head["d"]:
-            self._note_missing(head, new, others, said)
-        for other, (offset, age, left) in others.items():
-            known = self._peers.get(other)
-            if known is None:
-                known = self._peers[other] = PeerState(said - age)
-                known.measure(0.0, offset + peer.offset)
-            known.heard = max(known.heard, said - age)
-            known.left |= bool(left)
-            known.gone |= known.left or age >= LEASE
-        for part, paths in self._merge(name, entries, others).items():
+            self._greeted(set(head["q"]), peer.joining, now)
+        self._asked.difference_update(told)
+        if new or self._peers.missing or head["d"]:
+            self._peers.note_missing(head, new, told, said, self.id, now)
+        for part, paths in self._merge(name, entries, told).items():
             part.merged(paths)
         if head["k"] == BYE:  # only now: what it says last belongs to what it leaves
             peer.gone = peer.left = True
@@ -574,40 +533,21 @@ class Replica:
             for part in self._parts:
                 part.members_changed(now)
 
-    def _may_be_dead(self, name: str, heard: float) -> bool:
-        """Whether one who has heard it last then may say so: it is dead here too, or he has heard it later."""
-        peer = self._peers.get(name)
-        return name != self.id if peer is None else peer.gone or heard > peer.heard + GUARD
+    def _greeted(self, asked: set[str], joining: bool, now: float) -> None:
+        """Somebody asks: for all, as a newcomer, or for what those have said."""
+        self._asked |= asked.intersection(self.dead(now))
+        if not asked or joining or self.id in asked or self._asked:
+            answer = max(now + self._rng.random() * ANSWER_DELAY, self._last_full + ANSWER_GAP)
+            self._next_full = min(self._next_full, answer)
+            self._soon = min(self._soon, self._next_full)
 
-    def _note_missing(self, head: dict[str, Any], new: bool, others: dict[str, Any], said: float) -> None:
-        """Whose word is lacking: what it holds or has spent must not be taken for nobody's.
-
-        Somebody new who was not heard in full, or somebody whom others have heard later than this replica.
-        """
-        name, missing = head["i"], self._missing
-        if head["k"] in (HELLO, FULL, BYE):
-            missing.pop(name, None)
-        elif new:
-            self._lacks(name, said + TELL)
-        for other in others:
-            missing.pop(other, None)
-        for dead, age in head["d"].items():
-            known = self._peers.get(dead)
-            if dead != self.id and (known is None or said - age > known.heard + GUARD) and age < TELL:
-                self._lacks(dead, said - age + TELL)
-
-    def _lacks(self, name: str, until: float) -> None:
-        """Its word is lacking, for as long as that matters; but not for ever: if nobody answers, nobody knows it."""
-        first = self._lacked.setdefault(name, self._clock.monotonic())
-        self._missing[name] = min(until, first + ANSWERED)
-
-    def _merge(self, sender: str, entries: Any, others: dict[str, Any]) -> dict[Part, list[Path]]:
+    def _merge(self, sender: str, entries: Any, told: Collection[str]) -> dict[Part, list[Path]]:
         """Merge what the sender may say: of itself, of the dead it tells of, and what is shared by all."""
-        part_of, peers, mine = self._part_of, self._peers, self.id
+        part_of, peers, mine = self._part_of, self._peers.states, self.id
 
         def admit(path: Path) -> bool:
             owner = path[-1]
-            if owner != sender and owner not in others and (owner in peers or owner == mine):
+            if owner != sender and owner not in told and (owner in peers or owner == mine):
                 self.counters["foreign"] += 1
                 return False
             return path[0] in part_of  # else a newer version's
@@ -619,10 +559,7 @@ class Replica:
 
     def _compare_clocks(self) -> None:
         """How far this machine's clock is off the middle of the others'."""
-        skews = sorted([0.0, *(peer.skew for peer in self._peers.values() if not peer.gone)])
-        middle = skews[
-            len(skews) // 2
-        ]  # of two halves that differ, the one that is behind takes itself for right
+        middle = self._peers.skew()
         self.skew = middle
         wrong = abs(middle) > WRONG_CLOCK
         if wrong != self.wrong_clock:
@@ -663,7 +600,7 @@ class Replica:
                         "heard": round(now - peer.heard, 2),
                         "skew": round(-peer.skew, 3),
                     }
-                    for name, peer in self._peers.items()
+                    for name, peer in self._peers.states.items()
                     if self.live(name, now)
                 },
                 "skew": round(self.skew, 3),
@@ -673,4 +610,4 @@ class Replica:
             }
 
     def __repr__(self) -> str:
-        return f"Replica({self.id}, {len(self._peers)} peers known, {self.name!r})"
+        return f"Replica({self.id}, {len(self._peers.states)} peers known, {self.name!r})"

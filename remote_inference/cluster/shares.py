@@ -20,7 +20,8 @@ from .key import CONCURRENT, KeyState, Member, Share
 from .learned import LearnedLimits
 from .ledger import HORIZON, Ledger, Peer, Record
 from .pace import Pace
-from .replica import LEASE, PERIOD, Replica
+from .peers import LEASE
+from .replica import PERIOD, Replica
 from .window import DIMENSIONS, Ceilings
 
 __all__ = ["Shares"]

@@ -16,7 +16,7 @@ from remote_inference.cluster import Cost
 from remote_inference.cluster.crdt_bounds import LARGEST
 from remote_inference.cluster.ledger import CATCH_UP
 from remote_inference.cluster.message import decode, encode
-from remote_inference.cluster.replica import MEMORY
+from remote_inference.cluster.peers import MEMORY
 from remote_inference.config import RateLimits
 
 LIMIT = 120

@@ -13,12 +13,10 @@ from gossip_world import Process, World, per_minute
 
 from remote_inference.cluster.crdt import LwwRegister, Path
 from remote_inference.cluster.message import decode, encode
+from remote_inference.cluster.peers import ANSWERED, LEASE, MEMORY
 from remote_inference.cluster.replica import (
     ANSWER_GAP,
-    ANSWERED,
     KEEPALIVE,
-    LEASE,
-    MEMORY,
     REJOIN_LONGEST,
     URGENT_GAP,
     Replica,
@@ -247,7 +245,7 @@ class TestLease:
         world.run(9.0)
         one.cut, other.cut = True, False
         world.run(8.0)
-        assert not one.replica._peers[other.replica.id].gone
+        assert not one.replica._peers.states[other.replica.id].gone
         one.cut = False
         world.run(5.0)
         assert members(one) == members(other) == sorted([one.replica.id, other.replica.id])
