@@ -210,9 +210,9 @@ class GossipRateLimiter:
                 state = self._shares.state(key)
                 now = self._clock.monotonic()
                 end = now + (until - self._clock.time())
-                if not self._shares.pause(state, end, until, now):
+                if not self._shares.pauses.extend(state, end, now):
                     return
-            self._shares.publish_pause(state, state.epoch, end)
+            self._shares.pauses.publish(state, end)
         self.replica.urgent()
 
     def resume(self, key: LimitKey) -> None:
@@ -224,10 +224,9 @@ class GossipRateLimiter:
                 if state is None or not state.pause.active(now):
                     return
                 state.epoch += 1
-                self._shares.set_crowd(state, now)
                 state.pause.end(now)
                 state.line.hand_out(now)
-            self._shares.publish_pause(state, state.epoch, now)
+            self._shares.pauses.publish(state, now)
         self.replica.urgent()
 
     def paused_until(self, key: LimitKey) -> float:

@@ -1,9 +1,9 @@
 """`Shares`: a limiter's part in the replicated state: what it tells the others, what it hears, the rounds in between.
 
 Paths, whose last part is the replica that says it: ("rights", subject, replica), of each dimension; ("given" | "taken",
-subject, dimension, replica); ("spend", subject, second of its clock, replica), of each dimension; ("pause", subject,
-replica). What a key's limits were found out to be is everybody's: ("limits", subject). A subject is the digest of a
-key, or of a deployment that has a limit of its own.
+subject, dimension, replica); ("spend", subject, second of its clock, replica), of each dimension. What a key's limits
+were found out to be is everybody's: ("limits", subject). A subject is the digest of a key, or of a deployment that has
+a limit of its own.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
-from typing import Any
 
 from ..clock import Clock
 from .base import LimitKey
@@ -20,6 +19,7 @@ from .key import CONCURRENT, KeyState, Member, Share
 from .learned import LearnedLimits
 from .ledger import HORIZON, Ledger, Peer, Record
 from .pace import Pace
+from .pauses import Pauses
 from .peers import LEASE
 from .replica import PERIOD, Replica
 from .window import DIMENSIONS, Ceilings
@@ -28,16 +28,12 @@ __all__ = ["Shares"]
 
 SETTLE = 1.0
 """Seconds for which a replica knows of no better one before it takes what nobody holds: two rounds of gossip."""
-SAME_PAUSE = 0.1
-"""Seconds by which a pause has to end later to be another one: clocks are not compared more exactly."""
-SHORT_PAUSE = 1.0
-"""Seconds; see `Shares.pause`."""
 LOOK = 1.0
 """Seconds between two looks at limits that are learned."""
 SWEEP = 10.0
 """Seconds between two looks for what was spent too long ago to matter."""
 
-_RIGHTS, _GIVEN, _TAKEN, _SPEND, _PAUSE, _LIMITS = "rights", "given", "taken", "spend", "pause", "limits"
+_RIGHTS, _GIVEN, _TAKEN, _SPEND, _LIMITS = "rights", "given", "taken", "spend", "limits"
 
 
 class Shares:
@@ -49,7 +45,7 @@ class Shares:
         window, span, grain: seconds; see `GossipRateLimiter`. ``span`` is the window with its margin.
     """
 
-    kinds = frozenset({_RIGHTS, _GIVEN, _TAKEN, _SPEND, _PAUSE, _LIMITS})
+    kinds = frozenset({_RIGHTS, _GIVEN, _TAKEN, _SPEND, _LIMITS})
 
     def __init__(self, clock: Clock, replica: Replica, *, window: float, span: float, grain: float) -> None:
         self.lock = threading.Lock()
@@ -64,6 +60,7 @@ class Shares:
         self._subjects: dict[str, tuple[KeyState, dict[str, Share]]] = {}
         """By digest: of keys, and of deployments with a limit of their own."""
         self._next_sweep = -math.inf
+        self.pauses = Pauses(clock, replica, self.lock, self._by_digest)
         replica.attach(self)
 
     # -- a `Part`; called with the replica's lock held
@@ -74,9 +71,7 @@ class Shares:
             now = self._clock.monotonic()
             touched: dict[str, KeyState] = {}
             for path in paths:
-                if path[0] == _PAUSE:
-                    self._hear_pause(path, now)
-                elif path[0] == _LIMITS:
+                if path[0] == _LIMITS:
                     self._hear_learned(path, now)
                 elif (state := self._hear(path, now)) is not None:
                     touched[state.digest] = state
@@ -130,8 +125,7 @@ class Shares:
             state = KeyState(key, self._replica, self.lock, self._clock, self._span, self._grain)
             self.keys[key] = self._by_digest[state.digest] = state
             self._subjects[state.digest] = (state, state.shares)
-            for path in self._heard(_PAUSE, state.digest):
-                self._hear_pause(path, self._clock.monotonic())
+            self.pauses.catch_up(state)
         return state
 
     def used(self, state: KeyState) -> dict[str, float]:
@@ -219,7 +213,6 @@ class Shares:
         state.spend.forget(now)
         live = [name for name in replica.members(now) if name != replica.id]
         acts = replica.acts(now)
-        self.set_crowd(state, now)
         for share, used in state.all_shares():
             ledger = share.ledger
             ledger.merged = state.spend.total(share.dimension)
@@ -335,9 +328,6 @@ class Shares:
             if path[0] in self.kinds and path[1:2] == (subject,) and of in (None, path[-1]):
                 self._hear(path, now)
 
-    def _heard(self, kind: str, subject: str) -> list[Path]:
-        return [path for path in self._replica.state.entries if path[0] == kind and path[1:2] == (subject,)]
-
     def _hear(self, path: Path, now: float) -> KeyState | None:
         """What another one has spent, holds or has given; the key, if this replica may do more or less now."""
         name, replica = path[-1], self._replica
@@ -397,58 +387,3 @@ class Shares:
         for path in [path for path in self._replica.state.entries if path[0] == _SPEND]:
             if not now < self._expires(path) <= now + 2 * self._span:
                 self._replica.forget(path)
-
-    def _hear_pause(self, path: Path, now: float) -> None:
-        state = self._by_digest.get(path[1]) if len(path) == 3 else None
-        if state is None:
-            return
-        epoch, end = state.epoch, -math.inf
-        for replica in {path[2], *(p[2] for p in self._heard(_PAUSE, state.digest))}:
-            entry = self._replica.state.entries.get((_PAUSE, state.digest, replica))
-            offset = self._replica.offset_of(replica)
-            if offset is None or not isinstance(entry, LwwRegister) or not _is_pause(entry.value):
-                continue
-            if entry.value[0] > epoch:
-                epoch, end = entry.value[0], entry.value[1] + offset
-            elif entry.value[0] == epoch:
-                end = max(end, entry.value[1] + offset)
-        if end == -math.inf:
-            return
-        until = self._clock.time() + end - now
-        if epoch > state.epoch:  # somebody has opened it before its time
-            state.epoch = epoch
-            state.pause.end(now)
-            self.pause(state, end, until, now)
-            state.line.hand_out(now)
-        elif end > state.pause.until + SAME_PAUSE:
-            self.pause(state, end, until, now)
-
-    def pause(self, state: KeyState, end: float, until: float, now: float) -> bool:
-        """Hand out nothing until then; whether that is longer than before. With the limiter's lock only.
-
-        A ramp follows, but for a moment's pause of those who are paced anyway.
-        """
-        self.set_crowd(state, now)
-        if not state.pause.extend(end, until, now, ramp=end - now > SHORT_PAUSE or not state.paces):
-            return False
-        state.line.wake_all()  # those whom it makes wait too long leave at once
-        return True
-
-    def publish_pause(self, state: KeyState, epoch: int, end: float) -> None:
-        me = self._replica.id
-        self._replica.own((_PAUSE, state.digest, me), LwwRegister).set([epoch, round(end, 3)], me)
-
-    def set_crowd(self, state: KeyState, now: float) -> None:
-        members = self._replica.members(now)
-        state.pause.crowd, state.pause.rank = len(members), members.index(self._replica.id)
-
-
-def _is_pause(value: Any) -> bool:
-    return (
-        isinstance(value, list)
-        and len(value) >= 2
-        and type(value[0]) is int
-        and type(value[1]) in (int, float)
-        and 0 <= value[0] < 2**53
-        and abs(value[1]) < 1e12
-    )
