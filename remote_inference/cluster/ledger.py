@@ -19,9 +19,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from .record import LARGEST, Record, to_wire
 from .sharing import deal, water_fill
 
-__all__ = ["Ledger", "Peer", "Record"]
+__all__ = ["Ledger", "Peer"]
 
 HORIZON = 1.0
 """Seconds for which a replica keeps rights in hand: two rounds of gossip."""
@@ -49,66 +50,7 @@ OUTSIDE = 10.0
 SETTLED = ""
 """Stands, where replicas are counted by, for all those that are long gone."""
 _RATE_MEMORY = 1.0
-_URGENT = 2  # in a record's ``hungry``
-_LARGEST = 2**53
 _NOTHING: Mapping[str, int] = {}
-_NUMBERS = frozenset({int, float})
-
-
-class Record:
-    """What a replica says of its part of a ledger; see `Ledger.record`."""
-
-    __slots__ = (
-        "free",
-        "given",
-        "held",
-        "hungry",
-        "limit",
-        "need",
-        "outside",
-        "pace",
-        "rate",
-        "spare",
-        "taken",
-        "touched",
-        "urgent",
-        "waiting",
-    )
-
-    def __init__(self, value: Any) -> None:
-        """Raises ValueError: it is not what a record is."""
-        try:
-            plus, minus, given, taken, limit, rate, hungry, free, need, spare, pace, waiting, outside = value[
-                :13
-            ]
-        except (TypeError, ValueError):
-            raise ValueError("not a record") from None
-        for count in (plus, minus, given, taken):
-            if type(count) is not int or not 0 <= count <= _LARGEST:
-                raise ValueError("not a count")
-        for amount in (
-            rate,
-            hungry,
-            free,
-            need,
-            spare,
-            pace,
-            waiting,
-            outside,
-            0 if limit is None else limit,
-        ):
-            if type(amount) not in _NUMBERS or not 0 <= amount <= 1e15:
-                raise ValueError("not an amount")
-        self.held = plus - minus - given + taken
-        if self.held < 0:
-            raise ValueError("its rights do not add up")
-        self.touched = plus > 0
-        self.given, self.taken = given, taken
-        self.limit = math.inf if limit is None else limit
-        self.rate, self.hungry, self.free = rate, hungry > 0, free
-        self.urgent = hungry >= _URGENT
-        self.need, self.spare, self.pace = need, spare, pace
-        self.waiting, self.outside = waiting, outside
 
 
 @dataclass
@@ -208,7 +150,7 @@ class Ledger:
     def accept(self, giver: str, me: str) -> int:
         """Take what that replica has given to us; how much that is."""
         gift = self.gifts.get(giver, _NOTHING).get(me, 0) - self.taken.get(giver, 0)
-        if gift <= 0 or self._taken + gift > _LARGEST // 2:
+        if gift <= 0 or self._taken + gift > LARGEST // 2:
             return 0
         self._taken += gift
         self.taken[giver] = self.taken.get(giver, 0) + gift
@@ -438,21 +380,22 @@ class Ledger:
 
     def record(self, now: float) -> list[Any]:
         """What to tell the others, see `Record`."""
-        return [
-            self._plus,
-            self._minus,
-            self._given,
-            self._taken,
-            None if self.limit == math.inf else int(self.limit),
-            round(self.rate, 2),
-            _URGENT if now < self._urgent_until else int(now < self._hungry_until),
-            int(self.free),
-            math.ceil(self.need),
-            int(self.spare),
-            round(min(self.share, 1e12) * CATCH_UP, 2),
-            round(self.waiting(now), 1),
-            int(self.outside),
-        ]
+        return to_wire(
+            plus=self._plus,
+            minus=self._minus,
+            given=self._given,
+            taken=self._taken,
+            limit=self.limit,
+            rate=self.rate,
+            hungry=now < self._hungry_until,
+            urgent=now < self._urgent_until,
+            free=self.free,
+            need=self.need,
+            spare=self.spare,
+            pace=min(self.share, 1e12) * CATCH_UP,
+            waiting=self.waiting(now),
+            outside=self.outside,
+        )
 
     def forget(self, replica: str) -> None:
         """It is long gone: what was exchanged with it is settled."""

@@ -17,10 +17,11 @@ from .base import LimitKey
 from .crdt import GCounter, LwwRegister, Path, PNCounter
 from .key import CONCURRENT, KeyState, Member, Share
 from .learned import LearnedLimits
-from .ledger import HORIZON, Ledger, Peer, Record
+from .ledger import HORIZON, Ledger, Peer
 from .pace import Pace
 from .pauses import Pauses
 from .peers import LEASE
+from .record import Record
 from .replica import PERIOD, Replica
 from .window import DIMENSIONS, Ceilings
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_inference.cluster.ledger import CROWDED, SETTLED, Ledger, Peer, Record
+from remote_inference.cluster.ledger import CROWDED, SETTLED, Ledger, Peer
+from remote_inference.cluster.record import Record
 
 #        plus minus given taken limit rate hungry free need spare pace waiting outside
 RECORD = [100, 0, 20, 5, 600, 1.0, 0, 85, 0, 40, 11.0, 0.0, 0]
