@@ -1,4 +1,4 @@
-"""`Record`: what a replica says of its part of a ledger, and how it is written: a list, which newer versions lengthen."""
+"""`Record`: what a replica says of its part of a ledger, and how: in a list, which newer versions lengthen."""
 
 from __future__ import annotations
 
