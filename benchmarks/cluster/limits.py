@@ -40,6 +40,7 @@ class Limited:
         prompts: Makes the prompts.
         course: What happens, from the beginning to the end of minute 3; given the demand a second.
         strict: Counted in Redis.
+        children: Of a prefork worker; there are half as many workers then. None: the workers have threads.
     """
 
     title: str
@@ -50,6 +51,7 @@ class Limited:
     prompts: Callable[[], Callable[[], Prompt]] = lambda: Prompt
     course: Course
     strict: bool = False
+    children: int | None = None
 
 
 def _spread(stage: Stage, demand: float, busy: int | None) -> None:
@@ -163,6 +165,14 @@ LIMITED: Mapping[str, Limited] = {
         prompts=_sizes(lambda _: 0.5, lambda _: 1.0),
         course=_even,
     ),
+    "prefork": Limited(
+        title="2 prefork workers of 4 children, 3,000/min, even",
+        share=0.97,
+        refused=0,
+        requests=3_000,
+        course=_even,
+        children=4,
+    ),
     "strict": Limited(title="strict, 4 workers", share=0.97, refused=0, course=_even, strict=True),
     "restart": Limited(
         title="all restarted in minute 2: the minute after",
@@ -188,8 +198,13 @@ def run_limited(name: str, plan: Plan, say: Say) -> Outcome:
         "prefix": f"cluster-{os.getpid()}",
     }
     settings = {"redis": redis} if case.strict else {}
-    with stage(plan, say, configured, provider=provider, prompts=case.prompts(), settings=settings) as on:
-        on.start(*([name] for name in on.deployments))
+    pool = {"slots": case.children, "pool": "prefork"} if case.children else {}
+    with stage(
+        plan, say, configured, provider=provider, prompts=case.prompts(), settings=settings, **pool
+    ) as on:
+        each = 2 if case.children else 1  # deployments of a worker
+        found = on.deployments
+        on.start(*(found[first : first + each] for first in range(0, len(found), each)))
         on.begin()
         case.course(on, _DEMAND * (case.requests or (case.tokens or 0) / _MEAN) / 60)
         on.load.rates({})

@@ -128,6 +128,7 @@ def stage(
     provider: Sequence[str] = (),
     prompts: Callable[[], Prompt] = Prompt,
     slots: int | None = None,
+    pool: str = "threads",
     settings: Mapping[str, Any] | None = None,
 ) -> Iterator[Stage]:
     """Provider and load, ready to be used; no worker is started yet.
@@ -140,6 +141,7 @@ def stage(
         provider: Arguments of the provider's command.
         prompts: Makes the prompts of the steady load.
         slots: Of a worker; None: the plan's.
+        pool: Of a worker: Celery's name of the kind.
         settings: The configuration besides the deployments.
     """
     with contextlib.ExitStack() as stack:
@@ -158,7 +160,7 @@ def stage(
         arrangement = Arrangement(broker=broker, config={**(settings or {}), "deployment": configured})
         load = stack.enter_context(Load(arrangement.inference(), prompts))
         stack.callback(load.inference.close)
-        workers = stack.enter_context(Workers(arrangement, slots or plan.slots))
+        workers = stack.enter_context(Workers(arrangement, slots or plan.slots, pool))
         yield Stage(plan, say, server, arrangement, workers, load)
 
 

@@ -29,13 +29,14 @@ class Worker:
         arrangement: What it is told.
         deployments: Whose queues it consumes.
         slots: Its concurrency.
+        pool: Celery's name of the kind.
     """
 
-    def __init__(self, arrangement: Arrangement, deployments: Sequence[str], slots: int) -> None:
+    def __init__(self, arrangement: Arrangement, deployments: Sequence[str], slots: int, pool: str) -> None:
         self.deployments = tuple(deployments)
         self._log: IO[bytes] = tempfile.TemporaryFile()
         command = [sys.executable, "-m", "celery", "-A", "benchmarks.cluster.app", "worker"]
-        command += ["-P", "threads", "-c", str(slots), "--loglevel", "WARNING"]
+        command += ["-P", pool, "-c", str(slots), "--loglevel", "WARNING"]
         command += ["-Q", ",".join(f"inference.{name}" for name in deployments)]
         command += ["-n", f"bench{next(_numbers)}-{os.getpid()}@%h"]
         self._process = subprocess.Popen(
@@ -95,14 +96,15 @@ class Worker:
 class Workers:
     """All workers of a case; leaving the `with` ends them."""
 
-    def __init__(self, arrangement: Arrangement, slots: int) -> None:
+    def __init__(self, arrangement: Arrangement, slots: int, pool: str = "threads") -> None:
         self._arrangement = arrangement
         self._slots = slots
+        self._pool = pool
         self._all: list[Worker] = []
 
     def start(self, *deployments: str) -> Worker:
         """Start one; it is not ready yet."""
-        worker = Worker(self._arrangement, deployments, self._slots)
+        worker = Worker(self._arrangement, deployments, self._slots, self._pool)
         self._all.append(worker)
         return worker
 
