@@ -24,8 +24,6 @@ from .sharing import deal, water_fill
 
 __all__ = ["Ledger", "Peer"]
 
-HORIZON = 1.0
-"""Seconds for which a replica keeps rights in hand: two rounds of gossip."""
 HEADROOM = 1.25
 """A replica that gets all it wants is taken to want so much more than it uses."""
 CATCH_UP = 1.25
@@ -70,11 +68,13 @@ class Ledger:
         name: of the dimension and what it limits.
         span: seconds of the window; 0.0 for concurrency.
         now: the time.
+        horizon: seconds for which a replica keeps rights in hand: two rounds of gossip.
     """
 
-    def __init__(self, name: str, *, span: float, now: float) -> None:
+    def __init__(self, name: str, *, span: float, now: float, horizon: float = 1.0) -> None:
         self.name = name
         self.span = span
+        self.horizon = horizon
         self.limit = math.inf
         """What this replica's configuration allows."""
         self.total = math.inf
@@ -207,7 +207,7 @@ class Ledger:
             peers: the other live ones that know this ledger.
             used: what this replica's window holds, or what it has in flight.
             spent: what this replica has spent since its beginning.
-            expiring: what of the window goes within the `HORIZON`.
+            expiring: what of the window goes within the ``horizon``.
             leads: whether this replica is the one to take what nobody holds.
             typical: what one request takes.
             ready: whether a request that waits could be sent before the next round, had it the rights.
@@ -310,7 +310,7 @@ class Ledger:
             self.reserve = 0 if idle or available < AMPLE * replicas * typical else math.ceil(typical)
             part = weight / (weight + sum(peer.weight for peer in peers))
             at_hand = 0.0 if idle else flow * RESERVE * part
-            keep = self.reserve + max(mine * HORIZON - expiring, at_hand, claim)
+            keep = self.reserve + max(mine * self.horizon - expiring, at_hand, claim)
         else:
             keep = max(claim, 0.0 if idle or available < 2 * replicas else 1.0)
         self.need = max(0.0, keep - free) if peers and deals else 0.0

@@ -34,7 +34,7 @@ KEEPALIVE = 4.0
 LISTEN = 1.0
 """Seconds for which a newcomer only listens."""
 PERIOD = 0.5
-"""Seconds between deltas while something changes; longer where there are more than `CROWD` members."""
+"""Seconds; the usual one, see `Replica`."""
 CROWD = 32
 URGENT_GAP = 0.02
 ANSWER_DELAY = 0.1
@@ -81,6 +81,7 @@ class Replica:
         clock: where time comes from.
         name: for people: the worker and the process.
         weight: how many requests it can run at once: its part where all want more than there is.
+        period: between deltas while something changes; longer where there are more than `CROWD` members.
         rng: for phases and answers.
         on_skew: told (seconds) when this machine's clock is found wrong, and 0.0 when it is right again.
     """
@@ -91,12 +92,14 @@ class Replica:
         *,
         name: str = "",
         weight: float = 1.0,
+        period: float = PERIOD,
         rng: random.Random | None = None,
         on_skew: Callable[[float], None] | None = None,
     ) -> None:
         self._clock = clock
         self.name = name
         self.weight = weight
+        self.period = period
         self._rng = rng or random.Random()
         self._on_skew = on_skew
         self.lock = threading.RLock()
@@ -267,7 +270,7 @@ class Replica:
             else:  # only the connection was new: our lease holds, and they may have missed something
                 self._next_hello = now
             messages = self._due(now)
-            self._next_delta = now + self._rng.random() * PERIOD
+            self._next_delta = now + self._rng.random() * self.period
             self._next_full = now + KEEPALIVE * (0.5 + self._rng.random() / 2)
         for message in messages:
             self._hand_over(message)
@@ -325,7 +328,7 @@ class Replica:
                 due = min(due, self._last_sent + URGENT_GAP)
         for message in messages:
             self._hand_over(message)
-        return max(0.0, min(due - self._clock.monotonic(), PERIOD))
+        return max(0.0, min(due - self._clock.monotonic(), self.period))
 
     def due(self) -> bool:
         """Whether `tick` has something to do that should not wait."""
@@ -363,7 +366,7 @@ class Replica:
         return messages
 
     def _period(self, now: float) -> float:
-        return PERIOD * max(1.0, len(self._peers.states) / CROWD)
+        return self.period * max(1.0, len(self._peers.states) / CROWD)
 
     def _delta(self, now: float) -> bytes | None:
         self._soon = math.inf

@@ -17,23 +17,23 @@ from .base import LimitKey
 from .crdt import GCounter, LwwRegister, Path, PNCounter
 from .key import CONCURRENT, KeyState, Member, Share
 from .learned import LearnedLimits
-from .ledger import HORIZON, Ledger, Peer
+from .ledger import Ledger, Peer
 from .pace import Pace
 from .pauses import Pauses
 from .peers import LEASE
 from .record import Record
-from .replica import PERIOD, Replica
+from .replica import Replica
 from .window import DIMENSIONS, Ceilings
 
 __all__ = ["Shares"]
 
-SETTLE = 1.0
-"""Seconds for which a replica knows of no better one before it takes what nobody holds: two rounds of gossip."""
 LOOK = 1.0
 """Seconds between two looks at limits that are learned."""
 SWEEP = 10.0
 """Seconds between two looks for what was spent too long ago to matter."""
 
+_ROUNDS = 2
+"""Of gossip: for so long a replica has rights in hand, and waits for a better one to take what nobody holds."""
 _RIGHTS, _GIVEN, _TAKEN, _SPEND, _LIMITS = "rights", "given", "taken", "spend", "limits"
 
 
@@ -183,7 +183,7 @@ class Shares:
             if share is None:
                 span = 0.0 if name == CONCURRENT else self._span
                 paced = bool(span) and burst < self._window
-                share = Share(name, Ledger(name, span=span, now=now), Pace(burst, now) if paced else None)
+                share = Share(name, self._ledger(name, span, now), Pace(burst, now) if paced else None)
                 state.shares[name] = share
                 self._hear_all(state.digest, now)
             share.ledger.limit = limit
@@ -201,14 +201,17 @@ class Shares:
             self._subjects.pop(digest, None)
             return
         if member.share is None:
-            member.share = Share(CONCURRENT, Ledger(CONCURRENT, span=0.0, now=now), None)
+            member.share = Share(CONCURRENT, self._ledger(CONCURRENT, 0.0, now), None)
             self._subjects[digest] = (state, {CONCURRENT: member.share})
             self._hear_all(digest, now)
         member.share.ledger.limit = limit
 
+    def _ledger(self, name: str, span: float, now: float) -> Ledger:
+        return Ledger(name, span=span, now=now, horizon=_ROUNDS * self._replica.period)
+
     def round(self, state: KeyState, now: float) -> None:
         replica = self._replica
-        state.next_round = now + PERIOD
+        state.next_round = now + replica.period
         self._look_at_learned(state, now)
         state.window.forget(now)
         state.spend.forget(now)
@@ -223,7 +226,7 @@ class Shares:
                 if name in ledger.records
             ]
             dead = {name: record for name, record in ledger.records.items() if name not in live}
-            expiring = state.window.expiring(share.dimension, now + HORIZON) if ledger.span else 0
+            expiring = state.window.expiring(share.dimension, now + ledger.horizon) if ledger.span else 0
             unknown, pace, paused = ledger.unknown, share.pace, state.pause.active(now)
             taken = ledger.round(
                 now,
@@ -235,10 +238,10 @@ class Shares:
                 expiring=expiring,
                 leads=acts and not any(replica.outranked_by(p.name) and not p.joining for p in peers),
                 typical=1.0 if share.dimension == "requests" else state.mean_tokens,
-                ready=pace is None or pace.due(1, now) <= now + PERIOD,
+                ready=pace is None or pace.due(1, now) <= now + replica.period,
                 sends=not paused and (pace is None or pace.due(ledger.claim(now), now) <= now),
                 deals=replica.deals(now),
-                settle=0.0 if replica.alone else SETTLE,
+                settle=0.0 if replica.alone else _ROUNDS * replica.period,
                 dead=sum(
                     self._spent_by_dead(state, share, name, record, now) for name, record in dead.items()
                 ),

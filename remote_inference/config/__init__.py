@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from .deployment import Deployment
 from .endpoints import infer_provider
+from .gossip import GossipSettings
 from .load import InferenceConfig, as_mapping, load_config, survey_config
 from .policies import BreakerPolicy, CapacityPolicy, Price, RateLimits, RetryPolicy, Timeouts
 from .redis import RedisSettings
@@ -12,6 +13,7 @@ __all__ = [
     "BreakerPolicy",
     "CapacityPolicy",
     "Deployment",
+    "GossipSettings",
     "InferenceConfig",
     "Price",
     "RateLimits",

@@ -16,6 +16,7 @@ from ..errors import ConfigurationError
 from ..value import Value
 from .checks import build, did_you_mean
 from .deployment import Deployment
+from .gossip import GossipSettings
 from .policies import RateLimits
 from .redis import RedisSettings
 
@@ -23,13 +24,15 @@ __all__ = ["InferenceConfig", "as_mapping", "load_config", "survey_config"]
 
 _TABLES = "deployment"
 _REDIS = "redis"
+_GOSSIP = "gossip"
+_OTHERS: Mapping[str, type[Value]] = {_REDIS: RedisSettings, _GOSSIP: GossipSettings}
 _WAYS_OF_COUNTING = ("burst", "strict", "learn")
 _NO_LIMITS = RateLimits()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class InferenceConfig(Value):
-    """All deployments, by name, in the order of the file; and the Redis of the strict limits.
+    """All deployments, by name, in the order of the file; the Redis of the strict limits; the gossip.
 
     Raises:
         ConfigurationError: what they say of each other does not hold together.
@@ -37,11 +40,14 @@ class InferenceConfig(Value):
 
     deployments: Mapping[str, Deployment] = field(hash=False)
     redis: RedisSettings | None = None
+    gossip: GossipSettings = field(default_factory=GossipSettings)
 
     def __post_init__(self) -> None:
         faults = []
         if self.redis is not None and not isinstance(self.redis, RedisSettings):
-            faults.append("redis: must be RedisSettings")
+            faults.append(f"{_REDIS}: must be RedisSettings")
+        if not isinstance(self.gossip, GossipSettings):
+            faults.append(f"{_GOSSIP}: must be GossipSettings")
         for name, deployment in self.deployments.items():
             if not isinstance(deployment, Deployment) or deployment.name != name:
                 faults.append(f"deployments.{name}: must be a Deployment of that name")
@@ -67,10 +73,10 @@ def load_config(
     """
     if isinstance(source, InferenceConfig):
         return source
-    deployments, redis, faults = _survey(source)
+    deployments, others, faults = _survey(source)
     if faults:
         raise ConfigurationError(faults)
-    return InferenceConfig(deployments={d.name: d for d in deployments if d is not None}, redis=redis)
+    return InferenceConfig(deployments={d.name: d for d in deployments if d is not None}, **others)
 
 
 def survey_config(
@@ -87,20 +93,24 @@ def survey_config(
 
 def _survey(
     source: str | os.PathLike[str] | Mapping[str, Any] | Sequence[Deployment],
-) -> tuple[list[Deployment | None], RedisSettings | None, list[str]]:
+) -> tuple[list[Deployment | None], dict[str, Any], list[str]]:
     if isinstance(source, (str, os.PathLike)):
         source, fault = _read(os.fspath(source))
         if fault:  # not raised below: a traceback must reach no frame that has held the file's text
-            return [], None, [fault]
+            return [], {}, [fault]
     faults: list[str] = []
-    given = source.get(_REDIS) if isinstance(source, Mapping) else None
-    redis = None if given is None else build(RedisSettings, given, _REDIS, faults)
+    given = source if isinstance(source, Mapping) else {}
+    others = {
+        name: build(cls, given[name], name, faults)
+        for name, cls in _OTHERS.items()
+        if given.get(name) is not None
+    }
     drafts = []
     for index, table in enumerate(_listed(source, faults)):
         deployment = build(Deployment, table, f"{_TABLES}[{index}]", faults)
         drafts.append(_Draft.of(index, table if deployment is None else deployment))
-    faults += _faults_between(drafts, redis=given is not None) if drafts or not faults else []
-    return [draft.deployment for draft in drafts], redis, faults
+    faults += _faults_between(drafts, redis=_REDIS in others) if drafts or not faults else []
+    return [draft.deployment for draft in drafts], others, faults
 
 
 def as_mapping(config: InferenceConfig) -> dict[str, Any]:
@@ -109,6 +119,7 @@ def as_mapping(config: InferenceConfig) -> dict[str, Any]:
     A literal key stays a `Secret`, which JSON refuses. What is None is left out: TOML has no word for it.
     """
     tables = {} if config.redis is None else {_REDIS: _plain(config.redis)}
+    tables[_GOSSIP] = _plain(config.gossip)
     return tables | {_TABLES: [_plain(deployment) for deployment in config.deployments.values()]}
 
 
@@ -170,8 +181,8 @@ def _hide_literals(tables: Mapping[str, Any]) -> None:
 def _listed(tables: Any, faults: list[str]) -> Sequence[Any]:
     if isinstance(tables, Mapping):
         for key in tables:
-            if key not in (_TABLES, _REDIS):
-                faults.append(f"{str(key)[:60]}: is not known{did_you_mean(key, [_TABLES, _REDIS])}")
+            if key != _TABLES and key not in _OTHERS:
+                faults.append(f"{str(key)[:60]}: is not known{did_you_mean(key, [_TABLES, *_OTHERS])}")
         tables = tables.get(_TABLES, [])
         if isinstance(tables, Mapping):
             faults.append(f"{_TABLES}: must be a list of tables; write [[{_TABLES}]], with two brackets")

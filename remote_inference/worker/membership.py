@@ -63,10 +63,12 @@ class Membership:
         def skewed(seconds: float) -> None:
             parts.hooks(ClockSkewed(deployment="", seconds=seconds))
 
-        self.replica = Replica(parts.clock, name=name, weight=slots, on_skew=skewed)
+        config = self._config = parts.config
+        self.replica = Replica(
+            parts.clock, name=name, weight=slots, period=config.gossip.interval, on_skew=skewed
+        )
         self.limiter: RateLimiter = GossipRateLimiter(parts.clock, self.replica)
         self._strict: StrictRateLimiter | None = None
-        config = self._config = parts.config
         self._served: frozenset[LimitKey] = frozenset()
         if config.redis is not None and any(d.rate_limits.strict for d in config.deployments.values()):
             store = RedisLimitStore(config.redis, clock=parts.clock)

@@ -18,6 +18,7 @@ from remote_inference.cli.main import COMMANDS, cli
 from remote_inference.config import (
     BreakerPolicy,
     Deployment,
+    GossipSettings,
     Price,
     RateLimits,
     RedisSettings,
@@ -36,7 +37,17 @@ from remote_inference.types import InferenceRequest
 from remote_inference.worker.control import install_commands
 
 DOCS = docs_pages.ROOT / "docs"
-TABLES = (Deployment, CredentialRef, RateLimits, RedisSettings, RetryPolicy, BreakerPolicy, Timeouts, Price)
+TABLES = (
+    Deployment,
+    CredentialRef,
+    RateLimits,
+    RedisSettings,
+    GossipSettings,
+    RetryPolicy,
+    BreakerPolicy,
+    Timeouts,
+    Price,
+)
 
 
 def page(name: str) -> str:

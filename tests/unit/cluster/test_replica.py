@@ -439,6 +439,20 @@ class TestSending:
         world.run(0.6)
         assert theirs.of(notes) == {"a": [1, 2]}
 
+    @pytest.mark.parametrize("period", [0.1, 0.5, 2.0])
+    def test_the_period_is_what_was_asked_for(self, period: float) -> None:
+        world = World()
+        one, _ = cluster(world, 2)
+        one.replica.period = period
+        notes = Notes(one.replica)
+        world.run(3.0)
+        begin = world.now
+        for number in range(160):  # eight seconds in which something changes all the time
+            notes.note = number
+            world.run(0.05)
+        sent = [body for at, process, body in world.messages if process is one and at >= begin]
+        assert 8.0 / period - 4 <= kinds(sent).count("d") <= 8.0 / period + 2  # a full record is one, too
+
 
 class TestMessages:
     def head(self, **more: Any) -> dict[str, Any]:
