@@ -15,6 +15,9 @@ from celery.worker.control import Panel
 import remote_inference
 from remote_inference import errors, events
 from remote_inference.cli.main import COMMANDS, cli
+from remote_inference.cluster.crdt import CrdtMap
+from remote_inference.cluster.message import decode, encode
+from remote_inference.cluster.record import Record
 from remote_inference.config import (
     BreakerPolicy,
     Deployment,
@@ -226,7 +229,7 @@ def test_every_json_example_is_json(block: docs_pages.Block) -> None:
 
 
 def test_the_examples_of_the_wire_are_what_is_on_the_wire() -> None:
-    read = {"request": 0, "order": 0, "reply": 0}
+    read = {"request": 0, "order": 0, "reply": 0, "gossip": 0}
     for block in docs_pages.blocks(DOCS / "wire.md"):
         if block.language != "json":
             continue
@@ -237,12 +240,20 @@ def test_the_examples_of_the_wire_are_what_is_on_the_wire() -> None:
         elif "kind" in example:
             assert json.loads(Order.decode(block.code).encode()) == example
             read["order"] += 1
+        elif "k" in example:
+            head, entries, _ = decode(encode({k: v for k, v in example.items() if k != "e"}, example["e"]))
+            assert head["i"] == example["i"]
+            state = CrdtMap()
+            assert state.merge(entries) == [tuple(entry[1]) for entry in example["e"]]
+            [rights] = [entry.value for path, entry in state.entries.items() if path[0] == "rights"]  # type: ignore[attr-defined]
+            assert [Record(record).held for record in rights.values()] == [600 - 340 + 25]
+            read["gossip"] += 1
         else:
             replies = [json.loads(reply.encode()) for reply in decode_replies(block.code)]
             assert replies == (example if isinstance(example, list) else [example])
             read["reply"] += 1
 
-    assert read == {"request": 1, "order": 1, "reply": 3}
+    assert read == {"request": 1, "order": 1, "reply": 3, "gossip": 1}
 
 
 def test_every_name_in_the_broker_is_on_the_page_of_the_wire() -> None:
