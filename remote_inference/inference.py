@@ -285,7 +285,10 @@ class Inference:
         return found
 
     def workers(self, *, timeout: float = ANSWER_TIMEOUT) -> dict[str, dict[str, Any]]:
-        """What each worker says of itself, by node name: counts, gates that are shut, circuits."""
+        """What each worker says of itself, by node name: counts, gates that are shut, circuits, limits, the cluster.
+
+        A prefork worker has ``processes`` instead of ``limits`` and ``cluster``: by process id, what each child knows.
+        """
         return {answer.worker: answer.value for answer in self._ask("status", "", timeout)}
 
     def close(self) -> None:

@@ -6,6 +6,7 @@ import logging
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from celery.worker import state
@@ -104,9 +105,9 @@ class WorkerMain:
             self._answer(order, self.rebuild(order.subject, order.token))
         elif order.kind in ("open_circuit", "close_circuit"):
             done, told = self._force(order.subject, order.seconds if order.kind == "open_circuit" else None)
-            self._answer_when_obeyed(order, done, self._orders, told, time.monotonic() + OBEY_TIMEOUT)
+            self._answer_when_obeyed(order, done, told)
         elif order.kind == "status":
-            self._answer(order, self.status())
+            self._answer_status(order)
         elif order.kind == "urgent" and self.gate is not None:
             self.gate.hurry(inference_queue(order.subject))
 
@@ -254,18 +255,37 @@ class WorkerMain:
             ):
                 self.gate.open(inference_queue(deployment))
 
-    def _answer_when_obeyed(
-        self, order: Order, done: dict[str, Any], number: int, told: int, until: float
-    ) -> None:
-        """The pool's processes are told by datagram, and show on the board that they have done it."""
+    def _answer_when_obeyed(self, order: Order, done: dict[str, Any], told: int) -> None:
+        def answer(obeyed: int) -> None:
+            missing = {"missing": told - obeyed} if obeyed < told else {}
+            self._answer(order, {**done, "processes": obeyed, **missing})
+
         if "ok" in done:
-            obeyed = min(self.board.obeyed(number), told) if self.prefork else told
-            if obeyed < told and time.monotonic() < until:
-                again = (order, done, number, told, until)
-                self.consumer.timer.call_after(_OBEY_LOOK, self._answer_when_obeyed, again)
-                return
-            done = {**done, "processes": obeyed, **({"missing": told - obeyed} if obeyed < told else {})}
-        self._answer(order, done)
+            self._when_obeyed(self._orders, told, time.monotonic() + OBEY_TIMEOUT, answer)
+        else:
+            self._answer(order, done)
+
+    def _answer_status(self, order: Order) -> None:
+        """Limits and members are what each of the pool's processes knows; they are asked first."""
+        if not self.prefork:
+            self._answer(order, self.status())
+            return
+        self._orders += 1
+        number = self._orders
+        told = self.relay.send_all({"kind": "status", "number": number})
+
+        def answer(obeyed: int) -> None:
+            self._answer(order, {**self.status(), "processes": self.relay.reports(number)})
+
+        self._when_obeyed(number, told, time.monotonic() + OBEY_TIMEOUT, answer)
+
+    def _when_obeyed(self, number: int, told: int, until: float, then: Callable[[int], None]) -> None:
+        """The pool's processes are told by datagram, and show on the board that they have done it."""
+        obeyed = min(self.board.obeyed(number), told) if self.prefork else told
+        if obeyed < told and time.monotonic() < until:
+            self.consumer.timer.call_after(_OBEY_LOOK, self._when_obeyed, (number, told, until, then))
+        else:
+            then(obeyed)
 
     def _answer(self, order: Order, value: dict[str, Any]) -> None:
         if order.reply_to:

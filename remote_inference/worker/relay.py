@@ -1,4 +1,5 @@
-"""Orders from a worker's main process to its prefork children: a datagram socket a child, in a private directory.
+"""Orders from a worker's main process to its prefork children: a datagram socket a child, in a private directory. What
+they have to say for themselves when they are asked lies there, too.
 
 The main process cannot wait for a broker's round trip when its connection is the thing that was lost, and must not
 have threads of its own beside a fork. A datagram on this machine needs neither.
@@ -22,10 +23,12 @@ logger = logging.getLogger(__name__)
 
 
 class Relay:
-    """Made in the main process before the pool; ``listen`` in each child, ``send`` in the main process."""
+    """Made in the main process before the pool; ``listen`` and ``report`` in each child, the rest in the main one."""
 
     def __init__(self) -> None:
         self._directory = tempfile.mkdtemp(prefix="remote-inference-")  # readable by this user alone
+        self._reports = os.path.join(self._directory, "reports")
+        os.mkdir(self._reports)
         self._owner = os.getpid()
 
     def listen(self, on_order: Callable[[dict[str, Any]], None]) -> None:
@@ -61,7 +64,7 @@ class Relay:
     def send_all(self, order: dict[str, Any]) -> int:
         """Tell all children; how many could be told."""
         try:
-            names = os.listdir(self._directory)
+            names = [name for name in os.listdir(self._directory) if name.isdigit()]
         except FileNotFoundError:  # closed: the worker ends
             return 0
         told = 0
@@ -74,6 +77,30 @@ class Relay:
                 except OSError:
                     pass
         return told
+
+    def report(self, number: int, report: dict[str, Any]) -> None:
+        """In a child: say how it is, since the main process has asked by that order."""
+        path = os.path.join(self._reports, str(os.getpid()))
+        with open(path + ".new", "w", encoding="utf-8") as file:
+            json.dump({"number": number, "report": report}, file)
+        os.replace(path + ".new", path)  # whoever reads has the one or the other, whole
+
+    def reports(self, number: int) -> dict[str, dict[str, Any]]:
+        """What the children have said to that order, or one that came after it, by process id."""
+        found: dict[str, dict[str, Any]] = {}
+        try:
+            names = sorted((name for name in os.listdir(self._reports) if name.isdigit()), key=int)
+        except FileNotFoundError:  # closed: the worker ends
+            return found
+        for name in names:
+            path = os.path.join(self._reports, name)
+            with open(path, encoding="utf-8") as file:
+                said = json.load(file)
+            if said["number"] >= number:
+                found[name] = said["report"]
+            else:
+                os.unlink(path)  # of a child that is no more, or has not answered: it writes a new one
+        return found
 
     def close(self) -> None:
         """Remove the directory (main process only)."""

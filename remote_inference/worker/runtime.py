@@ -377,8 +377,8 @@ class WorkerRuntime:
 
     # -- orders
 
-    def on_relayed(self, order: Mapping[str, Any]) -> None:
-        """An order of the worker's main process (in a prefork child)."""
+    def on_relayed(self, order: Mapping[str, Any], report: Callable[[int, dict[str, Any]], None]) -> None:
+        """An order of the worker's main process (in a prefork child); ``report`` brings the answer to one that asks."""
         if order.get("kind") == "cancel":
             self.jobs.cancel(str(order["id"]), str(order["reason"]))
         elif order.get("kind") == "connection_lost":
@@ -387,10 +387,16 @@ class WorkerRuntime:
             self.drain()
         elif order.get("kind") == "force_circuit":
             self.force_circuit(str(order["deployment"]), order["seconds"])
-            if self._board is not None:
-                self._board.obey(self._stripe, int(order["number"]))
+            self._obey(order)
+        elif order.get("kind") == "status":
+            report(int(order["number"]), self.cluster_status())
+            self._obey(order)
         elif order.get("kind") == "rebuild":
             self.rebuild_ordered(str(order["deployment"]), str(order["token"]))
+
+    def _obey(self, order: Mapping[str, Any]) -> None:
+        if self._board is not None:
+            self._board.obey(self._stripe, int(order["number"]))
 
     def drain(self) -> None:
         """The worker is shutting down: requests that wait for another attempt go back into their queues."""

@@ -69,7 +69,7 @@ class ProcessStep(bootsteps.StartStopStep):
                 main.board.clear_in_flight(stripe)
                 inference.become_child(main.board, stripe)
                 inference.runtime.jobs  # noqa: B018  # joins the others, and has heard them before its first request
-                main.relay.listen(lambda order: inference.runtime.on_relayed(order))
+                main.relay.listen(lambda order: inference.runtime.on_relayed(order, main.relay.report))
                 worker_process_shutdown.connect(leaves, weak=False)
 
         def leaves(**_: Any) -> None:

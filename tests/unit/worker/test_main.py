@@ -66,6 +66,10 @@ class FakeRelay:
     def __init__(self, children: int) -> None:
         self.children = children
         self.orders: list[dict[str, Any]] = []
+        self.said: dict[int, dict[str, Any]] = {}
+
+    def reports(self, number: int) -> dict[str, dict[str, Any]]:
+        return self.said[number]
 
     def send_all(self, order: dict[str, Any]) -> int:
         self.orders.append(order)
@@ -169,6 +173,29 @@ def test_it_looks_once_whatever_number_of_connections_there_were(prefork: Main):
     prefork.watch_circuits()
     prefork.watch_circuits()
     assert (len(prefork.consumer.timer.repeated), prefork.consumer.timer.cancelled) == (2, 1)
+
+
+def test_its_pool_is_asked_for_the_limits_before_it_says_how_it_is(prefork: Main):
+    prefork.order("status", "")
+    [order] = prefork.relay.orders
+    assert order == {"kind": "status", "number": 1}
+    for stripe in range(3):
+        prefork.consumer.timer.turn()
+        assert prefork.answers == []
+        prefork.board.obey(stripe, 1)
+    prefork.relay.said[1] = {"11": {"limits": {}, "cluster": {}}}
+    prefork.consumer.timer.turn()
+    [answer] = prefork.answers
+    assert answer["processes"] == prefork.relay.said[1]
+    assert "metrics" in answer
+
+
+def test_a_pool_of_threads_says_at_once_what_the_limits_are(inference: Inference):
+    main = Main(inference, prefork=False)
+    main.order("status", "")
+    [answer] = main.answers
+    assert {"limits", "cluster"} < answer.keys()
+    assert "processes" not in answer
 
 
 def test_the_circuits_of_its_pool_are_in_its_status(prefork: Main):

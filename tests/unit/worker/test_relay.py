@@ -75,3 +75,17 @@ def test_a_child_does_not_take_the_directory_with_it(relay):
         os._exit(0)
     os.waitpid(pid, 0)
     assert Path(relay._directory).is_dir()
+
+
+def test_what_a_child_reports_is_there_for_who_asked_and_not_for_a_later_question(relay):
+    relay.report(3, {"limits": {"k": "ü"}})
+    pid = str(os.getpid())
+    assert relay.reports(3) == relay.reports(2) == {pid: {"limits": {"k": "ü"}}}
+    assert relay.send_all({"kind": "status"}) == 0, "a report is no child"
+    assert relay.reports(4) == {}
+    assert os.listdir(relay._reports) == [], "what nobody wants any more is cleared away"
+    relay.report(4, {})
+    relay.report(4, {"a": 1})
+    assert relay.reports(4) == {pid: {"a": 1}}
+    relay.close()
+    assert relay.reports(4) == {}
