@@ -8,8 +8,7 @@ from .estimates import TokenEstimates
 from .limiter import GossipRateLimiter
 from .ratios import SharedEstimates
 from .replica import Replica
-from .store import LimitStore, StoreUnavailable
-from .strict import StrictRateLimiter
+from .strict import LimitStore, StoreUnavailable, StrictRateLimiter
 
 __all__ = [
     "Cost",

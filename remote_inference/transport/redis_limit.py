@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..clock import Clock
 from ..cluster.base import LimitKey
-from ..cluster.store import StoreUnavailable
+from ..cluster.strict import StoreUnavailable
 from ..config import RedisSettings
 from ..credentials import CredentialError, provider_for
 from ..errors import ConfigurationError

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from remote_inference.cluster import crdt, crdt_bounds
-from remote_inference.cluster.crdt import CrdtMap, ExpiringSet, GCounter, LwwRegister, PNCounter
-from remote_inference.cluster.crdt_bounds import LARGEST, LONGEST_NAME, LONGEST_VALUE
+from remote_inference.cluster.crdt import CrdtMap, ExpiringSet, GCounter, LwwRegister, PNCounter, bounds
+from remote_inference.cluster.crdt import map as crdt_map
+from remote_inference.cluster.crdt.bounds import LARGEST, LONGEST_NAME, LONGEST_VALUE
 
 
 def nested(depth: int) -> Any:
@@ -375,7 +375,7 @@ def test_an_entry_of_another_type_cannot_keep_the_owner_from_its_own() -> None:
 
 
 def test_a_full_map_takes_no_new_paths_but_goes_on_with_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crdt, "MOST_ENTRIES", 2)
+    monkeypatch.setattr(crdt_map, "MOST_ENTRIES", 2)
     state = CrdtMap()
     new = [["g", [name], {"a": 1}] for name in "xyz"]
     assert state.merge(new) == [("x",), ("y",)]
@@ -386,7 +386,7 @@ def test_a_full_map_takes_no_new_paths_but_goes_on_with_its_own(monkeypatch: pyt
 
 
 def test_a_value_takes_no_more_members_than_it_may_have(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(crdt_bounds, "MOST_MEMBERS", 2)
+    monkeypatch.setattr(bounds, "MOST_MEMBERS", 2)
     many: list[list[Any]] = [
         ["g", ["g"], {"a": 1, "b": 1, "c": 1}],
         ["p", ["p"], {"a": [1, 1], "b": [1, 1], "c": [1, 1]}],

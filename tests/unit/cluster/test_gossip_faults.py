@@ -13,7 +13,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from remote_inference.cluster import Cost
-from remote_inference.cluster.crdt_bounds import LARGEST
+from remote_inference.cluster.crdt.bounds import LARGEST
 from remote_inference.cluster.ledger import CATCH_UP
 from remote_inference.cluster.message import decode, encode
 from remote_inference.cluster.peers import MEMORY

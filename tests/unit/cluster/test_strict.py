@@ -14,8 +14,7 @@ import pytest
 from remote_inference.cancel import CancelToken
 from remote_inference.cluster import Cost, LimitKey
 from remote_inference.cluster.base import Permit
-from remote_inference.cluster.store import StoreUnavailable
-from remote_inference.cluster.strict import StrictRateLimiter
+from remote_inference.cluster.strict import StoreUnavailable, StrictRateLimiter
 from remote_inference.config import RateLimits
 from remote_inference.errors import LimitReached
 from remote_inference.policy.quota import Quota, QuotaReport

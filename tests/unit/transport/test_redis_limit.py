@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from remote_inference.cluster import LimitKey
-from remote_inference.cluster.store import StoreUnavailable
+from remote_inference.cluster.strict import StoreUnavailable
 from remote_inference.config import RedisSettings
 from remote_inference.errors import ConfigurationError
 from remote_inference.testing.clock import VirtualClock

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Protocol
 
-from .base import LimitKey
+from ..base import LimitKey
 
 __all__ = ["LimitStore", "StoreUnavailable"]
 

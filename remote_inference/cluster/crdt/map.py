@@ -14,20 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from .crdt_bounds import check_name
-from .crdt_types import Crdt, ExpiringSet, GCounter, LwwRegister, PNCounter
+from .bounds import check_name
+from .types import Crdt, ExpiringSet, GCounter, LwwRegister, PNCounter
 
-__all__ = [
-    "Crdt",
-    "CrdtMap",
-    "ExpiringSet",
-    "GCounter",
-    "LONGEST_PATH",
-    "LwwRegister",
-    "MOST_ENTRIES",
-    "PNCounter",
-    "Path",
-]
+__all__ = ["LONGEST_PATH", "MOST_ENTRIES", "CrdtMap", "Path"]
 
 Path = tuple[str, ...]
 """Where an entry is: its kind first, then what it is about. A path has one type for ever."""

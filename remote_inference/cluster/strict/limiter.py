@@ -15,18 +15,18 @@ import uuid
 from bisect import bisect_left, insort
 from typing import Any
 
-from ..cancel import CancelToken
-from ..clock import Clock
-from ..config import RateLimits
-from ..errors import ConfigurationError, LimitReached
-from ..policy.quota import QuotaReport
-from ..types import Priority
+from ...cancel import CancelToken
+from ...clock import Clock
+from ...config import RateLimits
+from ...errors import ConfigurationError, LimitReached
+from ...policy.quota import QuotaReport
+from ...types import Priority
+from ..base import Cost, LimitKey
+from ..window import DIMENSIONS, Ceilings
 from .account import Account, Holding, Terms
 from .asking import FIRST_BACKOFF, AskingDeployment, AskingKey, AskingThread
-from .base import Cost, LimitKey
 from .keeper import Keeper
 from .store import LimitStore, StoreUnavailable
-from .window import DIMENSIONS, Ceilings
 
 __all__ = ["STORE_UNAVAILABLE", "StrictRateLimiter"]
 

@@ -6,7 +6,7 @@ order, twice, or late. What is sent between full states are deltas, small states
 same way, as in Almeida, Shoker, Baquero: "Delta State Replicated Data Types" (2018). A delta that is lost is made
 good by the next full state.
 
-What comes from outside is checked by `Crdt.absorb` (see the module `crdt_bounds`), so that no message can make a later
+What comes from outside is checked by `Crdt.absorb` (see the module `bounds`), so that no message can make a later
 operation fail. What is put in here is checked as well, for the others would refuse it.
 
 Not thread-safe. Nothing here reads a clock.
@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar
 
-from .crdt_bounds import LARGEST, canonical, check_members, check_name, check_value
+from .bounds import LARGEST, canonical, check_members, check_name, check_value
 
 __all__ = ["Crdt", "ExpiringSet", "GCounter", "LwwRegister", "PNCounter"]
 

@@ -17,8 +17,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from .base import Cost, LimitKey
-from .pause import RAMP, RAMP_STEP
+from ..base import Cost, LimitKey
+from ..pause import RAMP, RAMP_STEP
 from .store import LimitStore, StoreUnavailable
 
 __all__ = ["Account", "Holding", "Terms"]

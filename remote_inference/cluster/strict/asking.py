@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 import threading
 
+from ..base import Cost
+from ..window import Ceilings
 from .account import Account
-from .base import Cost
-from .window import Ceilings
 
 __all__ = ["FIRST_BACKOFF", "AskingDeployment", "AskingKey", "AskingThread"]
 
