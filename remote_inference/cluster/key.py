@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from ..clock import Clock
 from .base import Cost, LimitKey
 from .learned import LearnedLimits
-from .ledger import CATCH_UP, Ledger
+from .ledger import Ledger
 from .line import Line, Standing
 from .pace import Pace
 from .pause import Pause
@@ -242,7 +242,7 @@ class KeyState:
             if share.pace is not None:
                 # who wants more than it has is not to save up for a burst
                 share.pace.set_rate(
-                    share.ledger.share * CATCH_UP, now, steady=name == "requests" and share.ledger.hungry
+                    share.ledger.speed, now, steady=name == "requests" and share.ledger.hungry
                 )
         for member in self.members.values():
             member.room = math.inf if member.share is None else member.share.ledger.usable

@@ -28,6 +28,8 @@ HEADROOM = 1.25
 """A replica that gets all it wants is taken to want so much more than it uses."""
 CATCH_UP = 1.25
 """How much faster than its share a replica may go, to use what lay idle: the rights bound it anyway."""
+SHORT = 0.95
+"""Who holds less of its part than this goes short."""
 RESERVE = 0.25
 """Seconds' worth of an equal part that an idle replica keeps, so that a first request need not ask for it."""
 AMPLE = 100
@@ -36,6 +38,8 @@ STRICTNESS = 1.02
 """The merged count, which lags, may pass the limit by so much before it holds up by itself."""
 HUNGRY = 1.0
 """Seconds for which an unmet wish is remembered."""
+SATED = 0.5
+"""Seconds for which a replica may leave unused what it wanted: the worker looks a moment later whether it can send."""
 CROWDED = 2.0
 """Seconds after which rights that are too many are given up; until then they only count less. What is heard of a gift
 before its giver's word looks like too many for a moment."""
@@ -83,6 +87,8 @@ class Ledger:
         """Rights that may be used: those held, or fewer while all together are too many."""
         self.share = math.inf
         """Units a second (in flight, for concurrency) that are this replica's part, were it to want them."""
+        self.speed = math.inf
+        """Units a second that it may spend: its share, and a bit more to use what lay idle."""
         self.records: dict[str, Record] = {}
         """What the others say of theirs."""
         self.gifts: dict[str, Mapping[str, int]] = {}
@@ -102,7 +108,7 @@ class Ledger:
         self.outside = 0.0
         self._outside_until = now
         self._plus = self._minus = self._given = self._taken = 0
-        self._spent = 0
+        self._spent = self._served = 0
         self._looked = now
         self.hungry = False
         """Whether it wants more than it has, as of the last round."""
@@ -111,6 +117,7 @@ class Ledger:
         self._claimed_at = self._claim_until = -math.inf
         self._owed = 0
         self._part = 1.0
+        self._sated_since = math.inf
         self._crowded_at = math.inf
         self.reserve = 0
         """Rights that are kept back for urgent requests."""
@@ -191,6 +198,7 @@ class Ledger:
         used: int,
         spent: int,
         expiring: int,
+        served: int = 0,
         leads: bool,
         typical: float = 1.0,
         ready: bool,
@@ -208,6 +216,7 @@ class Ledger:
             used: what this replica's window holds, or what it has in flight.
             spent: what this replica has spent since its beginning.
             expiring: what of the window goes within the ``horizon``.
+            served: how many requests this replica has let through since its beginning.
             leads: whether this replica is the one to take what nobody holds.
             typical: what one request takes.
             ready: whether a request that waits could be sent before the next round, had it the rights.
@@ -220,6 +229,8 @@ class Ledger:
             Rights that were taken because nobody held them.
         """
         self._measure(now, used, spent)
+        if served > self._served:  # the first in line was, or one before it: nobody else is
+            self._served, self._claimed_at = served, now
         self._leads_since = min(self._leads_since, now) if leads else math.inf
         if now >= self._outside_until:
             self.outside = 0.0
@@ -295,12 +306,17 @@ class Ledger:
     ) -> None:
         self.usable = self._bounded()
         free = max(0.0, self.usable - used)
-        if sends and free >= self.reserve + self.claim(now):
+        if not sends or free - self._owed < self.reserve + self.claim(now):
+            self._sated_since = math.inf
+        elif now - max(self._sated_since, self._claimed_at) >= SATED:
             self._hungry_until = self._claim_until = -math.inf  # it has what it wanted, and does not use it
+        else:
+            self._sated_since = min(self._sated_since, now)
         hungry = self.hungry = now < self._hungry_until
         flow = available / self.span if self.span else available
         wants = [(math.inf if p.record.hungry else p.record.rate * HEADROOM, p.weight) for p in peers]
-        self.share = water_fill(flow, [(math.inf, weight), *wants])[0]
+        self.share, *theirs = water_fill(flow, [(math.inf, weight), *wants])
+        self.speed = self.share * (1.0 if self._ahead(peers, theirs) else CATCH_UP)
         mine = self.share if hungry else min(self.share, self.rate * HEADROOM)
         claim = self._claim if ready and now < self._claim_until else 0.0
         # who does not need any keeps nothing back while others go short
@@ -321,6 +337,21 @@ class Ledger:
         self.free = max(0.0, free - self._owed)
         self.usable = self._bounded() - self._owed
 
+    def _ahead(self, peers: Sequence[Peer], theirs: Sequence[float]) -> bool:
+        """Whether it holds more than its part while others hold less than theirs and need more than it can spare.
+
+        It does not hurry then, so that more is left over for them.
+        """
+        span = self.span or 1.0
+        if self.held <= self.share * span:
+            return False
+        short: float = sum(
+            peer.record.need
+            for peer, part in zip(peers, theirs, strict=True)
+            if peer.record.hungry and peer.record.held < SHORT * part * span
+        )
+        return short > self.spare
+
     def _bounded(self) -> int:
         """The rights that may be used: all that are held, if those of all are not too many by what is known."""
         usable = self.held if self._part == 1.0 else int(self.held * self._part)
@@ -331,32 +362,37 @@ class Ledger:
 
     def _give(self, now: float, me: str, peers: Sequence[Peer], free: float) -> int:
         """Give what can be spared to those that need it; how much that was."""
-        needy = [peer for peer in peers if peer.record.need > 0 and not peer.joining]
+        # Less what is on its way to them: else they are given it again until they have said that they got it, and one
+        # that died in need all that is to spare.
+        lacking = (
+            (p, math.ceil(p.record.need) - self._coming(p.name, me)) for p in peers if p.record.need > 0
+        )
+        needy = [(peer, need) for peer, need in lacking if need > 0 and not peer.joining]
         if not needy:
             return 0
         given = 0
         if now >= self._urgent_until:  # what is kept back for urgent requests is for those elsewhere, too
-            for peer in needy:
-                if peer.record.urgent and peer.record.free < peer.record.need and given < int(free):
-                    given += self._hand(peer.name, min(int(free) - given, math.ceil(peer.record.need)))
+            for peer, need in needy:
+                if peer.record.urgent and peer.record.free < need and given < int(free):
+                    given += self._hand(peer.name, min(int(free) - given, need))
         if given:
             return given
         if self.spare >= 1:
             givers = sorted([(me, int(self.spare)), *((peer.name, int(peer.record.spare)) for peer in peers)])
-            needy.sort(key=lambda peer: peer.name)
+            needy.sort(key=lambda found: found[0].name)
             gifts = deal(
                 [spare for _, spare in givers],
                 [name for name, _ in givers].index(me),
-                [math.ceil(peer.record.need) for peer in needy],
+                [need for _, need in needy],
             )
-            for peer, amount in zip(needy, gifts, strict=True):
+            for (peer, _), amount in zip(needy, gifts, strict=True):
                 given += self._hand(peer.name, amount)
         else:
             # Nobody can spare anything: then by age. Who has waited for longer than its part would need is served
             # first, by all, as soon as they have something: else a large request could never gather its rights.
-            oldest = max(needy, key=lambda peer: peer.record.waiting)
+            oldest, need = max(needy, key=lambda found: found[0].record.waiting)
             if oldest.record.waiting > max(self.waiting(now), self._patience(oldest)):
-                owed = math.ceil(oldest.record.need / len(peers))
+                owed = math.ceil(need / len(peers))
                 given = self._hand(oldest.name, min(int(free), owed))
                 self._owed = min(owed - given, self.held)
         if given:

@@ -7,7 +7,9 @@ import math
 __all__ = ["Pace"]
 
 STEADY = 0.25
-"""Seconds' worth that may go at once while there is always something to send."""
+"""Seconds' worth that may go at once while there is always something to send ..."""
+FEW = 2.0
+"""... or so many units: who comes a moment late must not lose a turn by it."""
 
 
 class Pace:
@@ -20,10 +22,11 @@ class Pace:
         now: monotonic.
     """
 
-    __slots__ = ("_at", "_level", "_of", "_rate", "_size", "burst")
+    __slots__ = ("_at", "_level", "_rate", "_size", "_steady", "burst")
 
     def __init__(self, burst: float, now: float) -> None:
-        self.burst = self._of = burst
+        self.burst = burst
+        self._steady = False
         self._rate = math.inf
         self._size = math.inf
         self._level = math.inf
@@ -31,14 +34,15 @@ class Pace:
 
     def set_rate(self, rate: float, now: float, *, steady: bool = False) -> None:
         """From now on so many units a second; infinite: as many as there are. ``steady``: with small bursts only."""
-        burst = min(self.burst, STEADY) if steady else self.burst
-        if rate == self._rate and burst == self._of:
+        if rate == self._rate and steady == self._steady:
             return
-        self._of = burst
+        self._steady = steady
         if rate == math.inf:
             self._rate = self._size = self._level = math.inf
             return
-        size = max(rate * burst, 1.0)
+        size = max(rate * self.burst, 1.0)
+        if steady:
+            size = min(size, max(rate * STEADY, FEW))
         if self._rate == math.inf:
             level = size if self._level == math.inf else self._level
         else:

@@ -236,6 +236,7 @@ class Shares:
                 used=used,
                 spent=state.spent[DIMENSIONS.index(share.dimension)] if ledger.span else 0,
                 expiring=expiring,
+                served=state.spent[0],
                 leads=acts and not any(replica.outranked_by(p.name) and not p.joining for p in peers),
                 typical=1.0 if share.dimension == "requests" else state.mean_tokens,
                 ready=pace is None or pace.due(1, now) <= now + replica.period,

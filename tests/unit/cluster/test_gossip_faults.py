@@ -306,3 +306,21 @@ def test_what_is_spent_on_keys_that_a_process_does_not_know_does_not_pile_up_the
     assert ("spend", "nobody", "x", spender.replica.id) in stranger.replica.state.entries
     world.run(15.0)
     assert not any(path[1] == "nobody" for path in stranger.replica.state.entries)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_who_wants_the_same_gets_the_same(seed: int) -> None:
+    world = World(seed)
+    found = [world.start() for _ in range(4)]
+    for process in found:
+        process.configure(per_minute(3_000))
+        process.demand = 20.0
+    world.run(60.0)
+    before = [process.limiter._shares.keys[KEY].spent[0] for process in found]
+    world.run(60.0)
+    spent = [
+        process.limiter._shares.keys[KEY].spent[0] - earlier
+        for process, earlier in zip(found, before, strict=True)
+    ]
+    assert sum(spent) > 0.95 * 3_000
+    assert min(spent) > 0.7 * max(spent)

@@ -94,6 +94,53 @@ def test_a_gift_moves_rights_and_creates_none() -> None:
     assert taker.usable == given
 
 
+def test_what_was_given_to_one_in_need_is_not_given_again_before_it_has_said_so() -> None:
+    it = ledger()
+    look(it, 0.0)
+    needy = peer(it, "b", plus=0, given=0, taken=0, hungry=1, need=40, spare=0)
+    for second in range(1, 10):  # it may have died, too
+        look(it, float(second), needy)
+    assert it.given == {"b": 40}
+    it.receipts["b"] = {"me": 40}
+    look(it, 10.0, peer(it, "b", plus=0, given=0, taken=40, hungry=1, need=10, spare=0))
+    assert it.given == {"b": 50}
+
+
+def test_who_is_served_has_not_waited() -> None:
+    it = ledger(6.0)
+    look(it, 0.0, used=6)
+    for second in range(10):
+        it.want(1, float(second), second + 1.0)
+        look(it, second + 0.5, used=6, served=0)
+    assert it.waiting(9.5) == 9.5
+    look(it, 9.6, used=6, served=1)
+    assert it.waiting(9.7) == pytest.approx(0.1)
+
+
+def test_who_wanted_something_still_wants_it_a_moment_after_it_came() -> None:
+    it = ledger(6.0)
+    look(it, 0.0, used=6)
+    it.want(1, 1.0, 1.2)
+    look(it, 1.1, used=6, sends=True)
+    assert it.hungry
+    look(it, 1.3, used=0, sends=True)
+    assert it.hungry, "the worker may look only now"
+    look(it, 1.9, used=0, sends=True)
+    assert not it.hungry
+
+
+def test_who_has_more_than_its_part_does_not_hurry_while_another_has_less_and_needs_it() -> None:
+    it = ledger()
+    look(it, 0.0)
+    poor = {"plus": 0, "given": 0, "taken": 100, "hungry": 1, "spare": 0}
+    for second in range(1, 5):
+        it.want(1, float(second), second + 1.0)
+        look(it, float(second), peer(it, "b", need=5, **poor), used=600)
+    assert it.speed == it.share == 5.0
+    look(it, 5.0, peer(it, "b", need=0, **poor), used=600)
+    assert it.speed > it.share, "it could not use more"
+
+
 def test_an_urgent_need_gets_whole_rights_also_of_what_is_kept_back() -> None:
     it = ledger()
     look(it, 0.0)

@@ -41,3 +41,11 @@ def test_a_case_keeps_its_share(case: Case, share: float, refused: float) -> Non
     figures = simulate(case)
     assert figures.refused_part(0.0, case.seconds) <= refused
     assert figures.share(62.0, case.seconds - 2.0) >= share
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_one_that_is_killed_costs_no_more_than_its_part_for_the_time_of_its_lease(seed: int) -> None:
+    case = Case(name="killed", per_minute=6_000, seconds=180.0, kill=(1, 75.0), join=(4, 95.0), seed=seed)
+    figures = simulate(case)
+    assert not figures.refused
+    assert figures.share(60.0, 180.0) >= 0.95
