@@ -757,13 +757,13 @@ def test_the_prefetch_count_does_not_hold_back_consumers_without_acknowledgement
 
 def test_consumers_of_one_connection_take_turns(connect: Connect, channel: Any, name: str) -> None:
     one, two = declare(channel, f"{name}.1"), declare(channel, f"{name}.2")
-    publish(channel, one, *"abcd")
-    publish(channel, two, *"wxyz")
-    eventually(lambda: counts(channel, one)[0] == counts(channel, two)[0] == 4)
     connection = connect()
     shared = connection.channel()
     shared.basic_qos(0, 1, True)
     first, second = Inbox(connection, one, shared), Inbox(connection, two, shared)
+    publish(channel, one, *"abcd")
+    publish(channel, two, *"wxyz")
+    eventually(lambda: counts(channel, one)[0] + counts(channel, two)[0] == 7)  # all are there, and one is out
     order = []
     for _ in range(8):
         before = len(first.messages)
