@@ -362,42 +362,47 @@ class Ledger:
 
     def _give(self, now: float, me: str, peers: Sequence[Peer], free: float) -> int:
         """Give what can be spared to those that need it; how much that was."""
-        # Less what is on its way to them: else they are given it again until they have said that they got it, and one
-        # that died in need all that is to spare.
-        lacking = (
-            (p, math.ceil(p.record.need) - self._coming(p.name, me)) for p in peers if p.record.need > 0
-        )
-        needy = [(peer, need) for peer, need in lacking if need > 0 and not peer.joining]
+        needy = [peer for peer in peers if peer.record.need > 0 and not peer.joining]
         if not needy:
             return 0
         given = 0
         if now >= self._urgent_until:  # what is kept back for urgent requests is for those elsewhere, too
-            for peer, need in needy:
-                if peer.record.urgent and peer.record.free < need and given < int(free):
-                    given += self._hand(peer.name, min(int(free) - given, need))
+            for peer in needy:
+                if peer.record.urgent and given < int(free):
+                    lacking = self._lacking(peer, me)
+                    if peer.record.free < lacking:
+                        given += self._hand(peer.name, min(int(free) - given, lacking))
         if given:
             return given
         if self.spare >= 1:
             givers = sorted([(me, int(self.spare)), *((peer.name, int(peer.record.spare)) for peer in peers)])
-            needy.sort(key=lambda found: found[0].name)
+            needy.sort(key=lambda peer: peer.name)
             gifts = deal(
                 [spare for _, spare in givers],
                 [name for name, _ in givers].index(me),
-                [need for _, need in needy],
+                [self._lacking(peer, me) for peer in needy],
             )
-            for (peer, _), amount in zip(needy, gifts, strict=True):
+            for peer, amount in zip(needy, gifts, strict=True):
                 given += self._hand(peer.name, amount)
         else:
             # Nobody can spare anything: then by age. Who has waited for longer than its part would need is served
             # first, by all, as soon as they have something: else a large request could never gather its rights.
-            oldest, need = max(needy, key=lambda found: found[0].record.waiting)
+            oldest = max(needy, key=lambda peer: peer.record.waiting)
             if oldest.record.waiting > max(self.waiting(now), self._patience(oldest)):
-                owed = math.ceil(need / len(peers))
+                owed = math.ceil(self._lacking(oldest, me) / len(peers))
                 given = self._hand(oldest.name, min(int(free), owed))
                 self._owed = min(owed - given, self.held)
         if given:
             self.spare = max(0.0, self.spare - given)
         return given
+
+    def _lacking(self, peer: Peer, me: str) -> int:
+        """What it needs, less what is on its way to it.
+
+        Else it is given that again until it has said that it got it; and one that died in need all that is to spare.
+        """
+        needed: int = math.ceil(peer.record.need)
+        return max(0, needed - self._coming(peer.name, me))
 
     def _patience(self, peer: Peer) -> float:
         if not self.span or self.share <= 0:
