@@ -84,12 +84,12 @@ def _moving(stage: Stage, demand: float) -> None:
 
 
 def _churn(stage: Stage, demand: float) -> None:
-    """One is killed in minute 2; a third of a minute later another one takes its queue over. As in the simulation."""
+    """One is killed when minute 2 begins; a third of a minute later another one takes its queue over."""
     _spread(stage, demand, None)
-    stage.until(1.25)
+    stage.until(1)
     killed = next(worker for worker in stage.workers.running if worker.deployments == (stage.deployments[0],))
     stage.workers.end([killed], signal.SIGKILL)
-    stage.until(1.25 + 1 / 3)
+    stage.until(1 + 1 / 3)
     stage.workers.start(stage.deployments[0])
     stage.until(3)
 
