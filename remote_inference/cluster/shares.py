@@ -288,9 +288,8 @@ class Shares:
         most = ledger.most_held(name, self._replica.id)
         # bounded by the rights that it had or got free ...
         unheard = share.unheard.setdefault(name, max(0, most - known))
-        if (
-            share.pace is not None
-        ):  # ... and by its pace, with a burst saved up and urgent requests a burst ahead
+        if share.pace is not None:
+            # ... and by its pace, with a burst saved up and urgent requests a burst ahead
             silence = min(heard + LEASE, now) - max(heard, now - ledger.span)
             unheard = min(unheard, record.pace * (silence + 2 * share.pace.burst))
         return float(min(most, known + unheard))

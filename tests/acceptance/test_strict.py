@@ -28,7 +28,7 @@ def test_all_processes_together_send_what_the_limit_allows(strict_shop: Shop, po
     handles = caller.submit_many(DEPLOYMENT, [f"prompt {number}" for number in range(40)])
 
     wait_until(lambda: sum(handle.done for handle in handles) == 20, "the first minute's worth", LIMIT)
-    time.sleep(2.0)
+    time.sleep(2.0)  # that no more is sent cannot be waited for
 
     assert time.monotonic() - began < 58.0, "within one minute"
     assert len(strict_shop.provider.requests) == 20
