@@ -352,7 +352,7 @@ CASES: Sequence[Case] = (
     Case(name="even"),
     Case(name="one", demand=_mostly_one(4)),
     Case(name="moving", demand=_moving(4)),
-    Case(name="killed", kill=(1, 75.0), join=(4, 95.0)),
+    Case(name="killed", kill=(1, 60.0), join=(4, 80.0)),
     Case(
         name="tokens over",
         per_minute=None,

@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 
 from ..clock import Clock
+from .assumption import Assumption
 from .base import Cost, LimitKey
 from .learned import LearnedLimits
 from .ledger import Ledger
@@ -54,12 +55,13 @@ class Member(Standing["GossipPermit"]):
 class Share:
     """The part in one dimension of a limit: a ledger, and the pace at which it is used."""
 
-    __slots__ = ("dimension", "ledger", "pace", "unheard")
+    __slots__ = ("assumption", "dimension", "ledger", "pace", "unheard")
 
-    def __init__(self, dimension: str, ledger: Ledger, pace: Pace | None) -> None:
+    def __init__(self, dimension: str, ledger: Ledger, pace: Pace | None, assumption: Assumption) -> None:
         self.dimension = dimension
         self.ledger = ledger
         self.pace = pace
+        self.assumption = assumption
         self.unheard: dict[str, float] = {}
         """What those that died could have spent at most after they were heard last."""
 

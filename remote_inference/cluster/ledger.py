@@ -240,7 +240,7 @@ class Ledger:
             return 0
         total = int(self.total)
         held = self.held + sum(peer.record.held for peer in peers)
-        taken = 0
+        taken, unknown = 0, self.unknown
         if held <= total:
             self._crowded_at = math.inf
             if leads and now - self._leads_since >= settle:
@@ -255,6 +255,8 @@ class Ledger:
         outside = max([self.outside, *(peer.record.outside for peer in peers)])
         available = max(0.0, total - outside)
         self._part = min(1.0, available / held) if held > available else 1.0
+        if taken and unknown:  # what has been spent of it is to be found out first
+            deals = False
         self._share_out(now, me, weight, peers, available, used, expiring, typical, ready, sends, deals)
         return taken
 
@@ -371,7 +373,7 @@ class Ledger:
                 if peer.record.urgent and given < int(free):
                     lacking = self._lacking(peer, me)
                     if peer.record.free < lacking:
-                        given += self._hand(peer.name, min(int(free) - given, lacking))
+                        given += self.hand(peer.name, min(int(free) - given, lacking))
         if given:
             return given
         if self.spare >= 1:
@@ -383,14 +385,14 @@ class Ledger:
                 [self._lacking(peer, me) for peer in needy],
             )
             for peer, amount in zip(needy, gifts, strict=True):
-                given += self._hand(peer.name, amount)
+                given += self.hand(peer.name, amount)
         else:
             # Nobody can spare anything: then by age. Who has waited for longer than its part would need is served
             # first, by all, as soon as they have something: else a large request could never gather its rights.
             oldest = max(needy, key=lambda peer: peer.record.waiting)
             if oldest.record.waiting > max(self.waiting(now), self._patience(oldest)):
                 owed = math.ceil(self._lacking(oldest, me) / len(peers))
-                given = self._hand(oldest.name, min(int(free), owed))
+                given = self.hand(oldest.name, min(int(free), owed))
                 self._owed = min(owed - given, self.held)
         if given:
             self.spare = max(0.0, self.spare - given)
@@ -409,7 +411,8 @@ class Ledger:
             return PATIENCE
         return max(PATIENCE, float(1.5 * peer.record.need / self.share))
 
-    def _hand(self, taker: str, amount: int) -> int:
+    def hand(self, taker: str, amount: int) -> int:
+        """Give that; how much it was."""
         if amount > 0:
             self._given += amount
             self.given[taker] = self.given.get(taker, 0) + amount

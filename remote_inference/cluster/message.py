@@ -35,7 +35,7 @@ def encode(head: dict[str, Any], entries: list[Any]) -> bytes:
 
 
 def decode(body: bytes | str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
-    """Head, entries (whatever they are) and the dead it speaks of.
+    """Head, entries (whatever they are) and whom else it speaks of.
 
     Raises:
         Foreign: it is no message of ours, or was garbled.
@@ -97,14 +97,16 @@ def _is_head(head: dict[str, Any]) -> bool:
 
 
 def _others(told: Any) -> dict[str, Any]:
-    """Of whom, besides itself, a message speaks: the dead."""
+    """Of whom, besides itself, a message speaks; see `Peers.about`."""
     if told is None or not isinstance(told, dict):
         return {}
     return {
-        name: values[:3]
+        name: values[:6]
         for name, values in told.items()
         if len(name) <= 64
         and isinstance(values, list)
-        and len(values) >= 3
-        and all(_number(v) for v in values[:3])
+        and len(values) >= 6
+        and all(_number(v) for v in values[:6])
+        and values[3] >= 0
+        and 0 < values[5] <= 1e6
     }

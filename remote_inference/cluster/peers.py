@@ -21,8 +21,13 @@ TELL = 90.0
 the others, and asked for by those who have not heard it: nobody has forgotten it by then."""
 ANSWERED = 5.0
 """Seconds for which somebody's word is asked for: five times. Without it nothing that belongs to nobody is taken."""
+OWN_ANSWER = 0.3
+"""Seconds for which those who are asked for somebody's word leave it to himself."""
 OFFSET_MEMORY = 60.0
 """Seconds after which a measured offset is replaced: quartz clocks drift by some 50 millionths."""
+
+
+_WHOLE = frozenset({HELLO, FULL, BYE})
 
 
 class PeerState:
@@ -32,6 +37,8 @@ class PeerState:
         "_earlier",
         "_lowest",
         "_since",
+        "came",
+        "full",
         "gone",
         "heard",
         "joining",
@@ -45,6 +52,10 @@ class PeerState:
 
     def __init__(self, now: float) -> None:
         self.heard = now
+        self.came = -math.inf
+        """When it was heard first; from the others one may know of it without."""
+        self.full = -math.inf
+        """When it said all that it has to say, last."""
         self.name = ""
         self.weight = 1.0
         self.rank = 0
@@ -70,6 +81,10 @@ class PeerState:
         """It has spoken. ``wall`` is our wall clock."""
         self.measure(head["m"], now)
         self.heard = now
+        if self.came == -math.inf:
+            self.came = now
+        if head["k"] in _WHOLE:
+            self.full = now
         self.weight = head["t"]
         self.rank = head["r"]
         self.joining = bool(head["s"])
@@ -86,11 +101,13 @@ class Peers:
         states: for reading.
         missing: whose word is lacking, and until when that matters: what it holds or has spent must not be taken for
             nobody's.
+        asked: whose word others lack, and since when.
     """
 
     def __init__(self) -> None:
         self.states: dict[str, PeerState] = {}
         self.missing: dict[str, float] = {}
+        self.asked: dict[str, float] = {}
         self._lacked: dict[str, float] = {}  # since when
 
     def get(self, name: str) -> PeerState | None:
@@ -102,38 +119,81 @@ class Peers:
         state = self.states[name] = PeerState(heard)
         return state
 
-    def tell_of_dead(
-        self, others: dict[str, Any], teller: PeerState, said: float, me: str
-    ) -> Collection[str]:
-        """Somebody tells of the dead: [offset of their clock to his, seconds since they were heard, 1 if they left].
+    def hear_of(self, others: dict[str, Any], teller: PeerState, said: float, me: str) -> Collection[str]:
+        """Somebody tells what others have said, who are dead or were not heard here; see `about`.
 
         Returns:
-            The ids of those of whom he may: who is dead here too, or was heard later by him than here.
+            The ids of those of whom he may: who is dead here too, was heard later by him than here, or never in full.
         """
         told = []
-        for name, (offset, age, left) in others.items():
-            known, heard = self.states.get(name), said - age
-            if name == me or not (left or age >= LEASE):
+        for name, (offset, age, left, rank, joining, weight) in others.items():
+            known, heard, dead = self.states.get(name), said - age, left or age >= LEASE
+            if name == me:
                 continue
             if known is None:
                 known = self.add(name, heard)
                 known.measure(0.0, offset + teller.offset)
-            elif not known.gone and heard <= known.heard + GUARD:
+                known.rank, known.joining, known.weight = rank, bool(joining), weight
+            elif known.full > -math.inf and not (dead and (known.gone or heard > known.heard + GUARD)):
                 continue
             known.heard = max(known.heard, heard)
             known.left |= bool(left)
-            known.gone |= known.left or age >= LEASE
+            known.gone |= bool(dead)
             told.append(name)
+            self.asked.pop(name, None)
         return told
 
+    def about(self, name: str, now: float) -> list[Any]:
+        """What `hear_of` reads: the offset of its clock to ours, seconds since it was heard, 1 if it left; its rank, 1
+        if it only listens, its weight."""
+        state = self.states[name]
+        return [
+            round(state.offset, 4),
+            round(now - state.heard, 3),
+            int(state.left),
+            state.rank,
+            int(state.joining),
+            state.weight,
+        ]
+
+    def ask(self, names: Collection[str], now: float) -> None:
+        """Somebody lacks the word of these."""
+        for name in names:
+            if name in self.states:
+                self.asked.setdefault(name, now)
+
+    def to_tell(self, now: float) -> list[str]:
+        """Of whom to tell to those who asked, now that they do not do so themselves."""
+        due = [name for name, asked in self.asked.items() if now >= asked + OWN_ANSWER]
+        found = []
+        for name in due:
+            asked, state = self.asked.pop(name), self.states.get(name)
+            if state is not None and state.full < asked and self._can_tell(name, state, now):
+                found.append(name)
+        return sorted(found)
+
+    def last_words(self, now: float) -> list[str]:
+        """Of whom to tell before one leaves: who has not said all since the latest came, who then has nobody to ask."""
+        latest = max((state.came for state in self.states.values() if not state.gone), default=-math.inf)
+        if now > latest + ANSWERED:
+            return []
+        return sorted(
+            name
+            for name, state in self.states.items()
+            if state.full < latest and self._can_tell(name, state, now)
+        )
+
+    def _can_tell(self, name: str, state: PeerState, now: float) -> bool:
+        return state.offset < math.inf and name not in self.missing and now < state.heard + TELL
+
     def note_missing(
-        self, head: dict[str, Any], new: bool, told: Collection[str], said: float, me: str, now: float
+        self, head: dict[str, Any], told: Collection[str], said: float, me: str, now: float
     ) -> None:
-        """Whose word is lacking after that message: somebody new who was not heard in full, or somebody whom others
-        have heard later than this replica."""
-        if head["k"] in (HELLO, FULL, BYE):
+        """Whose word is lacking after that message: somebody who was never heard in full, or somebody whom others have
+        heard later than this replica."""
+        if head["k"] in _WHOLE:
             self.missing.pop(head["i"], None)
-        elif new:
+        elif self.states[head["i"]].full == -math.inf:
             self._lacks(head["i"], said + TELL, now)
         for name in told:
             self.missing.pop(name, None)

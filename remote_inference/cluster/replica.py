@@ -23,7 +23,7 @@ from typing import Any, Protocol
 from ..clock import Clock
 from .crdt import CrdtMap, Path
 from .message import ARCHIVE, BYE, DELTA, FULL, HELLO, Foreign, decode, encode
-from .peers import GUARD, LEASE, MEMORY, TELL, Peers
+from .peers import GUARD, LEASE, MEMORY, OWN_ANSWER, Peers
 
 __all__ = ["KEEPALIVE", "Part", "Replica"]
 
@@ -123,12 +123,11 @@ class Replica:
         self._own: dict[Path, None] = {}
         self._online = False
         self._started_at = math.inf
-        self._next_delta = self._next_full = self._next_hello = math.inf
+        self._next_delta = self._next_full = self._next_hello = self._next_archive = math.inf
         self._last_full = -math.inf
         self._rejoined = (-math.inf, 0)  # when last, and how often in a row
         self._soon = math.inf
         self._last_sent = self._asked_at = -math.inf
-        self._asked: set[str] = set()  # the dead of whom somebody wants to hear
         self._quiet_until = self._next_look = -math.inf
         self._steady_since = -math.inf
         self._settled = False
@@ -287,7 +286,7 @@ class Replica:
                 return None
             now = self._clock.monotonic()
             self._before_send(now)
-            message = self._message(BYE, self._full_entries(), now)
+            message = self._telling_of(self._peers.last_words(now), now, BYE, self._full_entries())
             self._online = False
             self.lease_until = -math.inf
         self._hand_over(message)
@@ -320,7 +319,7 @@ class Replica:
                     self._next_look = now + LOOK
                     self._look_around(now)
                 messages = self._due(now)
-            due = min(self._next_delta, self._next_full, self._next_hello, self._soon)
+            due = min(self._next_delta, self._next_full, self._next_hello, self._next_archive, self._soon)
             if now < self.listening_until < math.inf:
                 due = min(due, self.listening_until)
             # who has something urgent meanwhile relies on us to come again
@@ -357,12 +356,16 @@ class Replica:
             self._next_full = now + KEEPALIVE
             self._next_delta = now + self._period(now)
             self._soon = math.inf
-            messages.extend(self._archived(now))
         elif now >= min(self._next_delta, self._soon):
             message = self._delta(now)
             if message is not None:
                 messages.append(message)
             self._next_delta = now + self._period(now)
+        if now >= self._next_archive:
+            self._next_archive = math.inf
+            names = self._peers.to_tell(now)
+            if names:
+                messages.append(self._telling_of(names, now, ARCHIVE, []))
         return messages
 
     def _period(self, now: float) -> float:
@@ -407,19 +410,10 @@ class Replica:
         own = self._own
         return self.state.full(own.__contains__)
 
-    def _archived(self, now: float) -> list[bytes]:
-        """What the dead have said who were asked for, with the offset of their clocks to ours."""
-        asked, self._asked = self._asked, set()
-        messages = []
-        for name in sorted(asked.intersection(self.dead(now))):
-            offset = self.offset_of(name)
-            if offset is None or name in self._peers.missing or now >= self._peers.states[name].heard + TELL:
-                continue
-            entries = self.state.full(lambda path, name=name: path[-1] == name)  # type: ignore[misc]
-            peer = self._peers.states[name]
-            told = {name: [round(offset, 4), round(now - peer.heard, 3), int(peer.left)]}
-            messages.append(self._message(ARCHIVE, entries, now, o=told))
-        return messages
+    def _telling_of(self, names: Collection[str], now: float, kind: str, entries: list[Any]) -> bytes:
+        """A message that also says what those have said."""
+        said = self.state.full(lambda path: path[-1] in names)
+        return self._message(kind, entries + said, now, o={n: self._peers.about(n, now) for n in names})
 
     def _join(self, now: float) -> None:
         """Begin (again) as a newcomer who owns nothing."""
@@ -522,12 +516,11 @@ class Replica:
             was_joining = peer.joining
         peer.hear(head, now, self._clock.time())
         said = head["m"] + peer.offset
-        told = self._peers.tell_of_dead(others, peer, said, self.id) if others else ()
+        told = self._peers.hear_of(others, peer, said, self.id) if others else ()
         if head["k"] == HELLO:
             self._greeted(set(head["q"]), peer.joining, now)
-        self._asked.difference_update(told)
-        if new or self._peers.missing or head["d"]:
-            self._peers.note_missing(head, new, told, said, self.id, now)
+        if self._peers.missing or head["d"] or peer.full == -math.inf:
+            self._peers.note_missing(head, told, said, self.id, now)
         for part, paths in self._merge(name, entries, told).items():
             part.merged(paths)
         if head["k"] == BYE:  # only now: what it says last belongs to what it leaves
@@ -538,8 +531,10 @@ class Replica:
 
     def _greeted(self, asked: set[str], joining: bool, now: float) -> None:
         """Somebody asks: for all, as a newcomer, or for what those have said."""
-        self._asked |= asked.intersection(self.dead(now))
-        if not asked or joining or self.id in asked or self._asked:
+        self._peers.ask(asked, now)
+        if self._peers.asked and self._next_archive == math.inf:
+            self._next_archive = now + OWN_ANSWER + self._rng.random() * ANSWER_DELAY
+        if not asked or joining or self.id in asked:
             answer = max(now + self._rng.random() * ANSWER_DELAY, self._last_full + ANSWER_GAP)
             self._next_full = min(self._next_full, answer)
             self._soon = min(self._soon, self._next_full)

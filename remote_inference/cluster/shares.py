@@ -1,7 +1,8 @@
 """`Shares`: a limiter's part in the replicated state: what it tells the others, what it hears, the rounds in between.
 
 Paths, whose last part is the replica that says it: ("rights", subject, replica), of each dimension; ("given" | "taken",
-subject, dimension, replica); ("spend", subject, second of its clock, replica), of each dimension. What a key's limits
+subject, dimension, replica); ("assumed", subject, dimension, taker, replica), what of a gift is taken to be spent;
+("spend", subject, second of its clock, replica), of each dimension. What a key's limits
 were found out to be is everybody's: ("limits", subject). A subject is the digest of a key, or of a deployment that has
 a limit of its own.
 """
@@ -11,8 +12,10 @@ from __future__ import annotations
 import hashlib
 import math
 import threading
+from collections.abc import Sequence
 
 from ..clock import Clock
+from .assumption import Assumption, Spent, from_wire, to_wire
 from .base import LimitKey
 from .crdt import GCounter, LwwRegister, Path, PNCounter
 from .key import CONCURRENT, KeyState, Member, Share
@@ -35,6 +38,7 @@ SWEEP = 10.0
 _ROUNDS = 2
 """Of gossip: for so long a replica has rights in hand, and waits for a better one to take what nobody holds."""
 _RIGHTS, _GIVEN, _TAKEN, _SPEND, _LIMITS = "rights", "given", "taken", "spend", "limits"
+_ASSUMED = "assumed"
 
 
 class Shares:
@@ -46,7 +50,7 @@ class Shares:
         window, span, grain: seconds; see `GossipRateLimiter`. ``span`` is the window with its margin.
     """
 
-    kinds = frozenset({_RIGHTS, _GIVEN, _TAKEN, _SPEND, _LIMITS})
+    kinds = frozenset({_RIGHTS, _GIVEN, _TAKEN, _ASSUMED, _SPEND, _LIMITS})
 
     def __init__(self, clock: Clock, replica: Replica, *, window: float, span: float, grain: float) -> None:
         self.lock = threading.Lock()
@@ -102,6 +106,7 @@ class Shares:
                 for share in shares.values():
                     share.ledger.forget(replica)
                     share.unheard.pop(replica, None)
+                    share.assumption.forget(replica)
             for path, entry in self._replica.state.entries.items():
                 if path[0] in (_GIVEN, _TAKEN) and isinstance(entry, GCounter):
                     entry.drop(replica)
@@ -115,6 +120,7 @@ class Shares:
                 state.unsaid.clear()
                 for share, _ in state.all_shares():
                     share.ledger.give_up()
+                    share.assumption.clear()
             for subject in self._subjects:
                 self._hear_all(subject, now, of=before)
             for state in self.keys.values():
@@ -183,7 +189,8 @@ class Shares:
             if share is None:
                 span = 0.0 if name == CONCURRENT else self._span
                 paced = bool(span) and burst < self._window
-                share = Share(name, self._ledger(name, span, now), Pace(burst, now) if paced else None)
+                pace = Pace(burst, now) if paced else None
+                share = Share(name, self._ledger(name, span, now), pace, Assumption(state.window, name))
                 state.shares[name] = share
                 self._hear_all(state.digest, now)
             share.ledger.limit = limit
@@ -201,7 +208,8 @@ class Shares:
             self._subjects.pop(digest, None)
             return
         if member.share is None:
-            member.share = Share(CONCURRENT, self._ledger(CONCURRENT, 0.0, now), None)
+            ledger = self._ledger(CONCURRENT, 0.0, now)
+            member.share = Share(CONCURRENT, ledger, None, Assumption(state.window, CONCURRENT))
             self._subjects[digest] = (state, {CONCURRENT: member.share})
             self._hear_all(digest, now)
         member.share.ledger.limit = limit
@@ -217,6 +225,8 @@ class Shares:
         state.spend.forget(now)
         live = [name for name in replica.members(now) if name != replica.id]
         acts = replica.acts(now)
+        if acts:
+            self._deal_assumed(state, live, now)
         for share, used in state.all_shares():
             ledger = share.ledger
             ledger.merged = state.spend.total(share.dimension)
@@ -254,32 +264,34 @@ class Shares:
             state.line.hand_out(now)
 
     def _assume_the_worst(self, state: KeyState, share: Share, taken: int, now: float) -> None:
-        """The first that knows a limit cannot know what was spent just before: all, evenly, it has to assume.
-
-        So a restart of everything keeps the limit too. Who allows larger bursts allows them here as well.
-        """
+        """Nobody knows what was spent before: `Assumption`. Who allows larger bursts allows them here as well."""
         if not share.ledger.span or share.pace is None:
             return
         burst = min(member.burst for member in state.members.values())
-        assumed = taken * (self._window - burst) / (self._window - 1.0) if burst > 1.0 else float(taken)
-        steps = int(self._span / self._grain)
-        amounts, told = [], 0
-        for step in range(1, steps + 1):
-            upto = round(assumed * step / steps)
-            if upto > told:
-                amounts.append((now - self._span + step * self._grain, upto - told))
-                told = upto
-        state.window.assume(share.dimension, amounts)
-        index = DIMENSIONS.index(share.dimension)
-        for at, amount in amounts:
-            state.unsaid.setdefault(math.floor(at), [0, 0, 0, 0])[index] += amount
+        part = (self._window - burst) / (self._window - 1.0) if burst > 1.0 else 1.0
+        share.assumption.begin(round(taken * part), self._replica.id, now)
+
+    def _deal_assumed(self, state: KeyState, live: Sequence[str], now: float) -> None:
+        """Give the others their part of what was assumed to be spent."""
+        replica = self._replica
+        for share in state.shares.values():
+            assumption, ledger = share.assumption, share.ledger
+            if not assumption.lasts(now):
+                continue
+            joining = {name for name in live if replica.joining(name)}
+            knowing = [replica.id, *(name for name in live if name in ledger.records and name not in joining)]
+            weights = {name: replica.weight_of(name) for name in knowing}
+            coming = sum(map(replica.weight_of, joining))
+            for taker, amount in assumption.deal(replica.id, weights, coming, now).items():
+                ledger.hand(taker, amount)
+                assumption.dealt[taker] = assumption.dealt[taker]._replace(upto=ledger.given.get(taker, 0))
 
     def _spent_by_dead(self, state: KeyState, share: Share, name: str, record: Record, now: float) -> float:
         """What it is known to have spent within the window, and may have spent before it gave up, unheard."""
         ledger = share.ledger
         if not ledger.span or not self._replica.knows(name):
             return 0.0
-        known = state.spend.of(name, share.dimension, now)
+        known = state.spend.of(name, share.dimension, now) + share.assumption.of(name, now)
         heard, said_goodbye = self._replica.heard(name)
         if said_goodbye:
             return known
@@ -314,8 +326,18 @@ class Shares:
         if known is None or known.value != value:
             replica.own(path, LwwRegister).set(value, me)
         for name, share in shares.items():
+            if share.assumption.lasts(now):
+                self._say_assumed(subject, share)
             self._say_counts((_GIVEN, subject, name, me), share.ledger.given)
             self._say_counts((_TAKEN, subject, name, me), share.ledger.taken)
+
+    def _say_assumed(self, subject: str, share: Share) -> None:
+        """With every message, for who hears of a gift has to hear at once what of it is spent."""
+        me = self._replica.id
+        for taker, spent in share.assumption.dealt.items():
+            if taker == me or share.ledger.receipts.get(taker, {}).get(me, 0) < spent.upto:
+                path = (_ASSUMED, subject, share.dimension, taker, me)
+                self._replica.own(path, LwwRegister).set(to_wire(spent), me)
 
     def _say_counts(self, path: Path, counts: dict[str, int]) -> None:
         if not counts:
@@ -345,6 +367,10 @@ class Shares:
             return None
         elif path[0] == _RIGHTS:
             self._hear_rights(shares, path, name)
+        elif path[0] == _ASSUMED and len(path) == 5:
+            spent = self._assumed(path, now)
+            if spent is not None and path[2] in shares:
+                shares[path[2]].assumption.hear(path[3], name, spent)
         elif len(path) == 4 and (share := shares.get(path[2])) is not None:
             counter = replica.state.get(path, GCounter)
             if counter is None:
@@ -353,8 +379,24 @@ class Shares:
                 share.ledger.receipts[name] = counter.counts
             elif path[0] == _GIVEN:
                 share.ledger.gifts[name] = counter.counts
-                return state if share.ledger.accept(name, replica.id) else None
+                return state if self._accept(state, share, name, now) else None
         return None
+
+    def _accept(self, state: KeyState, share: Share, giver: str, now: float) -> int:
+        """Take what that one has given; how much that is."""
+        me, ledger = self._replica.id, share.ledger
+        gift = ledger.accept(giver, me)
+        spent = self._assumed((_ASSUMED, state.digest, share.dimension, me, giver), now) if gift else None
+        if spent is not None and 0 <= ledger.taken[giver] - spent.upto < gift:
+            share.assumption.accept(spent._replace(amount=min(spent.amount, gift)), now)
+        return gift
+
+    def _assumed(self, path: Path, now: float) -> Spent | None:
+        """What is taken to be spent, in our time."""
+        register, offset = self._replica.state.get(path, LwwRegister), self._replica.offset_of(path[-1])
+        if register is None or offset is None:
+            return None
+        return from_wire(register.value, offset, now, self._span)
 
     def _hear_spend(self, state: KeyState, path: Path, now: float) -> None:
         entry, expires = self._replica.state.get(path, PNCounter), self._expires(path)
@@ -377,17 +419,22 @@ class Shares:
                 self._replica.soon()
 
     def _expires(self, path: Path) -> float:
-        """When the second of a path leaves the window, if it is one and its writer is known; else never."""
-        offset = self._replica.offset_of(path[-1])
-        if len(path) != 4 or offset is None:
+        """When what a path tells of leaves the window, if it is spending and its writer is known; else never."""
+        replica = self._replica
+        offset = replica.offset_of(path[-1])
+        if offset is None:
             return math.inf
+        if path[0] == _ASSUMED:
+            spent = self._assumed(path, self._clock.monotonic())
+            return math.inf if spent is None else spent.last + self._span
         try:
-            return int(path[2]) + 1 + offset + self._span
+            return int(path[2]) + 1 + offset + self._span if len(path) == 4 else math.inf
         except (ValueError, OverflowError):
             return math.inf
 
     def _sweep(self, now: float) -> None:
         """Drop what was spent before the window, also of keys that are not ours, and what never is in it."""
-        for path in [path for path in self._replica.state.entries if path[0] == _SPEND]:
+        replica = self._replica
+        for path in [path for path in replica.state.entries if path[0] in (_SPEND, _ASSUMED)]:
             if not now < self._expires(path) <= now + 2 * self._span:
-                self._replica.forget(path)
+                replica.forget(path)

@@ -114,14 +114,24 @@ class SlidingWindow:
             self.input_tokens += input_tokens
             self.output_tokens += output_tokens
 
-    def assume(self, dimension: str, amounts: Iterable[tuple[float, int]]) -> None:
-        """Count (when, how much) of one dimension that nobody has told of."""
+    def assume(self, dimension: str, amounts: Iterable[tuple[float, int]]) -> list[Slot]:
+        """Count (when, how much) of one dimension that nobody has told of; returns the slots."""
+        made = []
         for at, amount in amounts:
             slot = Slot(at)
-            setattr(slot, dimension, amount)
-            setattr(self, dimension, getattr(self, dimension) + amount)
-            self.slots.append(slot)
-        self.slots = deque(sorted(self.slots, key=lambda slot: slot.last))
+            self._count(slot, dimension, amount)
+            made.append(slot)
+        self.slots = deque(sorted([*self.slots, *made], key=lambda slot: slot.last))
+        return made
+
+    def unassume(self, dimension: str, slot: Slot) -> None:
+        """Count no more what was assumed in a slot."""
+        if slot.live:
+            self._count(slot, dimension, -getattr(slot, dimension))
+
+    def _count(self, slot: Slot, dimension: str, amount: int) -> None:
+        setattr(slot, dimension, getattr(slot, dimension) + amount)
+        setattr(self, dimension, getattr(self, dimension) + amount)
 
     def expiring(self, dimension: str, before: float) -> int:
         """How much of a dimension leaves the window until then."""

@@ -17,6 +17,7 @@ from remote_inference.cluster.crdt.bounds import LARGEST
 from remote_inference.cluster.ledger import CATCH_UP
 from remote_inference.cluster.message import decode, encode
 from remote_inference.cluster.peers import MEMORY
+from remote_inference.cluster.replica import LISTEN, PERIOD
 from remote_inference.config import RateLimits
 
 LIMIT = 120
@@ -145,6 +146,74 @@ def test_a_restart_of_everything_keeps_the_limit_too(seed: int) -> None:
     world.run(100.0)
     assert world.most() <= 600 * CATCH_UP
     assert world.used(140.0, 200.0) > 500
+
+
+BEGINS = LISTEN + 2 * PERIOD
+"""Seconds after its start at which the first takes all for spent, at the soonest."""
+EARLY = st.lists(st.tuples(FAULTS, st.floats(0.05, 6.0), st.floats(0.5, 30.0)), min_size=1, max_size=8)
+
+
+@settings(max_examples=20, deadline=None, derandomize=True, phases=PHASES)
+@given(seed=st.integers(0, 2**32), plan=EARLY, **NETS)
+def test_in_the_first_minute_no_more_is_sent_than_comes_free_whatever_happens(
+    seed: int, plan: list[tuple[str, float, float]], delay: float, lost: float, twice: float
+) -> None:
+    """What was spent before is unknown, and is shared out as such: nothing of it may get lost."""
+    trouble = Trouble(per_minute(LIMIT), seed, delay=delay, lost=lost, twice=twice)
+    for fault, after, lasts in plan:
+        trouble.happen(fault if len(trouble.world.live) > 1 else "start", after, lasts)
+    trouble.world.run(max(0.0, 60.0 - trouble.world.now))
+    for count, (at, _) in enumerate(trouble.world.spent, 1):
+        assert count <= LIMIT * (at - BEGINS) / 60.0
+
+
+def test_what_is_assumed_to_be_spent_is_shared_by_all_who_are_there_and_by_who_comes_in_time() -> None:
+    world = World(5)
+    found = [world.start(per_minute(600), demand=8.0) for _ in range(4)]
+    world.run(3.0)
+    assert [process.held() for process in found] == pytest.approx([150] * 4, abs=6)
+    world.run(12.0)
+    late = world.start(per_minute(600), demand=8.0)
+    world.run(3.0)
+    # of the three quarters that are not free yet the first has a quarter, and parts with half of it
+    assert late.held() == pytest.approx(600 * 0.72 / 4 / 2, abs=12)
+    world.run(120.0)
+    assert world.most() <= 600
+    assert world.used(world.now - 60.0, world.now) >= 0.95 * 600
+
+
+@pytest.mark.parametrize("killed", range(4))
+def test_what_one_takes_as_spent_is_not_free_because_it_is_killed(killed: int) -> None:
+    world = World(killed)
+    found = [world.start(per_minute(600), demand=8.0) for _ in range(4)]
+    world.run(4.0)
+    found[killed].kill()
+    world.run(60.0)
+    for count, (at, _) in enumerate(world.spent, 1):
+        assert count <= 600 * (at - BEGINS) / 60.0
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(
+    ("ends", "soonest", "latest"), [("leave", 0.5, 1.0), ("leave", 1, 9), ("kill", 2.5, 9)]
+)
+def test_who_comes_between_two_ends_hears_the_last_words_of_both(
+    seed: int, ends: str, soonest: float, latest: float
+) -> None:
+    """One is killed, another starts, and before the lease of the first is over all the others end."""
+    rng = random.Random(seed)
+    world = World(seed, delay=rng.choice([0.01, 0.3]))
+    found = [world.start(per_minute(LIMIT), demand=8.0) for _ in range(2 + seed % 2)]
+    world.run(90.0)
+    found[0].kill()
+    world.run(rng.uniform(0.1, 5.0))
+    world.start(per_minute(LIMIT), demand=8.0)
+    world.run(rng.uniform(soonest, latest))
+    for process in found[1:]:
+        getattr(process, ends)()
+    world.run(100.0)
+    assert world.most() <= LIMIT
+    assert world.used(world.now - 30.0, world.now) > 0.4 * LIMIT
 
 
 @settings(max_examples=8, deadline=None, derandomize=True, phases=PHASES)

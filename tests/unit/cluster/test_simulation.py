@@ -43,9 +43,13 @@ def test_a_case_keeps_its_share(case: Case, share: float, refused: float) -> Non
     assert figures.share(62.0, case.seconds - 2.0) >= share
 
 
-@pytest.mark.parametrize("seed", range(6))
-def test_one_that_is_killed_costs_no_more_than_its_part_for_the_time_of_its_lease(seed: int) -> None:
-    case = Case(name="killed", per_minute=6_000, seconds=180.0, kill=(1, 75.0), join=(4, 95.0), seed=seed)
+@pytest.mark.parametrize("killed", range(4))
+@pytest.mark.parametrize(("kill", "join"), [(60.0, 80.0), (75.0, 95.0)])
+def test_one_that_is_killed_costs_no_more_than_its_part_for_the_time_of_its_lease(
+    kill: float, join: float, killed: int
+) -> None:
+    """Whichever it is: who began first has no more of what comes free than the others have."""
+    case = Case(name="killed", seconds=180.0, kill=(killed, kill), join=(4, join), seed=killed)
     figures = simulate(case)
     assert not figures.refused
     assert figures.share(60.0, 180.0) >= 0.95
