@@ -2,9 +2,9 @@
 
 ``v`` version, ``k`` kind, ``i`` the speaker's id, ``m`` and ``w`` its monotonic and wall clock, ``s`` 1 while it only
 listens, ``t`` its weight, ``r`` its rank, ``n`` its name for people, ``d`` those of whom it knows, with the
-seconds since they were heard, ``q`` those of whom it has to hear, ``o`` the dead of whom it speaks here: [offset of
-their clock to the speaker's, seconds since they were heard, 1 if they said good-bye], ``e`` the
-entries (`crdt`). A newer version adds names, which an older one ignores.
+seconds since they were heard, ``q`` those of whom it has to hear, ``o`` those whose last words it tells: [offset of
+their clock to the speaker's, seconds since they were heard, 1 if they said good-bye, their rank, 1 if they only
+listened, their weight], ``e`` the entries (`crdt`). A newer version adds names, which an older one ignores.
 """
 
 from __future__ import annotations
@@ -71,13 +71,20 @@ def _digest(text: bytes) -> bytes:
 _KINDS = frozenset({HELLO, DELTA, FULL, ARCHIVE, BYE})
 
 
+_NUMBERS = frozenset({int, float})
+_MOST = 1e15
+
+
 def _number(value: Any) -> bool:
-    return type(value) in (int, float) and -1e15 < value < 1e15
+    return type(value) in _NUMBERS and -_MOST < value < _MOST
 
 
 def _is_head(head: dict[str, Any]) -> bool:
     try:
         name, person, weight = head["i"], head.get("n", ""), head["t"]
+        for number in (head["m"], head["w"], head["s"], weight):
+            if type(number) not in _NUMBERS or not -_MOST < number < _MOST:
+                return False
         return (
             type(head["v"]) is int
             and head["v"] >= 1
@@ -86,10 +93,6 @@ def _is_head(head: dict[str, Any]) -> bool:
             and 0 < len(name) <= 64
             and type(person) is str
             and len(person) <= 300
-            and _number(head["m"])
-            and _number(head["w"])
-            and _number(head["s"])
-            and _number(weight)
             and 0 < weight <= 1e6
         )
     except (KeyError, TypeError):

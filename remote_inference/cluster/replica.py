@@ -551,7 +551,7 @@ class Replica:
             return path[0] in part_of  # else a newer version's
 
         changed: dict[Part, list[Path]] = {}
-        for path in self.state.merge(entries, admit):
+        for path in self.state.merge(entries, admit, sender=sender):
             changed.setdefault(part_of[path[0]], []).append(path)
         return changed
 

@@ -367,10 +367,6 @@ class Shares:
             return None
         elif path[0] == _RIGHTS:
             self._hear_rights(shares, path, name)
-        elif path[0] == _ASSUMED and len(path) == 5:
-            spent = self._assumed(path, now)
-            if spent is not None and path[2] in shares:
-                shares[path[2]].assumption.hear(path[3], name, spent)
         elif len(path) == 4 and (share := shares.get(path[2])) is not None:
             counter = replica.state.get(path, GCounter)
             if counter is None:
@@ -380,6 +376,10 @@ class Shares:
             elif path[0] == _GIVEN:
                 share.ledger.gifts[name] = counter.counts
                 return state if self._accept(state, share, name, now) else None
+        elif path[0] == _ASSUMED and len(path) == 5:
+            spent = self._assumed(path, now)
+            if spent is not None and path[2] in shares:
+                shares[path[2]].assumption.hear(path[3], name, spent)
         return None
 
     def _accept(self, state: KeyState, share: Share, giver: str, now: float) -> int:
@@ -401,8 +401,7 @@ class Shares:
     def _hear_spend(self, state: KeyState, path: Path, now: float) -> None:
         entry, expires = self._replica.state.get(path, PNCounter), self._expires(path)
         if entry is not None and expires <= now + 2 * self._span:
-            amounts = [max(0, entry.of(name)) for name in DIMENSIONS]
-            state.spend.hear(path[3], int(path[2]), amounts, expires, now)
+            state.spend.hear(path[3], int(path[2]), entry.all_of(DIMENSIONS), expires, now)
 
     def _hear_rights(self, shares: dict[str, Share], path: Path, name: str) -> None:
         register = self._replica.state.get(path, LwwRegister)

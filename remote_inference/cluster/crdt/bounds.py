@@ -75,6 +75,7 @@ def canonical(value: Any) -> str:
 
 
 _TOO_LONG = LONGEST_VALUE + 1
+_NUMBERS = frozenset({int, float})
 
 
 def _size(value: Any, depth: int) -> int:
@@ -86,19 +87,21 @@ def _size(value: Any, depth: int) -> int:
         return 10 if -LARGEST <= value <= LARGEST else _TOO_LONG  # nan and infinity are not within
     if value is None or kind is bool:
         return 4
-    if depth == 0 or (kind is not list and kind is not dict):
+    if depth == 0 or (kind is not list and kind is not dict) or len(value) > LONGEST_VALUE:
         return _TOO_LONG
     size = 2
-    for part in value:
-        if kind is dict:
-            size += _size(part, 0) if type(part) is str else _TOO_LONG
-            part = value[part]
-        inner = type(part)
-        if inner is int or inner is float:  # most of what is sent: not worth a call
-            size += 11 if -LARGEST <= part <= LARGEST else _TOO_LONG
-        else:
-            size += 1 + _size(part, depth - 1)
-        if size > LONGEST_VALUE:  # long enough: the rest is not read
+    if kind is dict:
+        for key in value:
+            if type(key) is not str:
+                return _TOO_LONG
+            size += len(key) + 2 if key.isascii() else _size(key, 0)
+        value = value.values()
+    # most of what is sent are small numbers: not worth a call each
+    rest = [part for part in value if type(part) not in _NUMBERS or not -LARGEST <= part <= LARGEST]
+    size += 11 * (len(value) - len(rest))
+    for part in rest:
+        size += 1 + _size(part, depth - 1)
+        if size > LONGEST_VALUE:  # long enough: what follows is not read
             break
     return size
 

@@ -89,12 +89,15 @@ class CrdtMap:
             if (where is None or where(path)) and (value := entry.full()) is not None
         ]
 
-    def merge(self, entries: object, admit: Callable[[Path], bool] | None = None) -> list[Path]:
+    def merge(
+        self, entries: object, admit: Callable[[Path], bool] | None = None, *, sender: str | None = None
+    ) -> list[Path]:
         """Merge what another replica's `delta` or `full` gave. Raises nothing, whatever comes in.
 
         Args:
             entries: what came.
             admit: whether an entry on that path (which may be any list of strings) is merged, or else skipped.
+            sender: who need not be admitted to an entry of its own that is here: the path ends with its id.
 
         Returns:
             The paths whose entries changed, each once.
@@ -112,7 +115,7 @@ class CrdtMap:
             path = tuple(raw[1])
             try:
                 entry = known.get(path)
-                if admit is not None and not admit(path):
+                if admit is not None and (entry is None or path[-1] != sender) and not admit(path):
                     continue
                 if entry is None:
                     if self._add(path, raw):

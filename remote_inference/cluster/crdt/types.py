@@ -101,8 +101,10 @@ class GCounter(Crdt):
         if type(value) is not dict:
             raise ValueError("not an object")
         grown = _greater(self.counts, value)
+        if not grown:
+            return False
         self.counts.update(grown)
-        return bool(grown)
+        return True
 
     def __repr__(self) -> str:
         return f"GCounter({self.counts!r})"
@@ -134,6 +136,11 @@ class PNCounter(Crdt):
     def of(self, replica: str) -> int:
         """What went up less what went down of that replica's."""
         return self.up.get(replica, 0) - self.down.get(replica, 0)
+
+    def all_of(self, names: Iterable[str]) -> list[int]:
+        """`of` each of them, or 0 where it is less."""
+        up, down = self.up, self.down
+        return [max(0, up.get(name, 0) - down.get(name, 0)) for name in names]
 
     def add(self, replica: str, n: int) -> None:
         """Count for that replica, down if ``n`` is negative.
