@@ -18,14 +18,17 @@ import math
 import random
 import threading
 from collections.abc import Callable, Collection
-from typing import Any, Protocol
+from typing import Any
 
 from ..clock import Clock
 from .crdt import CrdtMap, Path
 from .message import ARCHIVE, BYE, DELTA, FULL, HELLO, Foreign, decode, encode
+from .part import Part
 from .peers import GUARD, LEASE, MEMORY, OWN_ANSWER, Peers
+from .schedule import Schedule
+from .skew import Skew
 
-__all__ = ["KEEPALIVE", "Part", "Replica"]
+__all__ = ["KEEPALIVE", "Replica"]
 
 logger = logging.getLogger(__name__)
 
@@ -48,30 +51,7 @@ LOOK = 0.25
 """Seconds between two looks at who has died."""
 UNREACHED = 5.0
 """Seconds after which a replica that cannot reach the broker at all works alone."""
-WRONG_CLOCK = 30.0
-"""Seconds by which a clock may differ from the middle of the others before it is taken for wrong."""
 COMPLAIN = 60.0
-
-
-class Part(Protocol):
-    """What keeps a kind of entries (the first element of a path). All are called under the replica's lock."""
-
-    kinds: frozenset[str]
-
-    def merged(self, paths: list[Path]) -> None:
-        """Entries of its kinds changed by a message."""
-
-    def before_send(self, now: float) -> None:
-        """A message is about to be made: put into the state what there is to say."""
-
-    def members_changed(self, now: float) -> None:
-        """Somebody came, died or left; or this replica's own standing changed."""
-
-    def forgotten(self, replica: str) -> None:
-        """One that is no more, and whose entries are dropped."""
-
-    def rejoined(self, before: str) -> None:
-        """This replica has a new id and owns nothing: what it owned was given up, and is that of one who is no more."""
 
 
 class Replica:
@@ -101,7 +81,6 @@ class Replica:
         self.weight = weight
         self.period = period
         self._rng = rng or random.Random()
-        self._on_skew = on_skew
         self.lock = threading.RLock()
         self.state = CrdtMap()
         self.send: Callable[[bytes], None] | None = None
@@ -114,19 +93,16 @@ class Replica:
         """Until when it only listens; infinite while it waits for the broker."""
         self.echo = -math.inf
         """When it sent the latest message of its own that it has heard."""
-        self.skew = 0.0
-        """Seconds by which this wall clock is ahead of the middle of the others'."""
-        self.wrong_clock = False
+        self.skew = Skew(on_skew)
         self._peers = Peers()
         self._parts: list[Part] = []
         self._part_of: dict[str, Part] = {}
         self._own: dict[Path, None] = {}
         self._online = False
         self._started_at = math.inf
-        self._next_delta = self._next_full = self._next_hello = self._next_archive = math.inf
+        self._next = Schedule()
         self._last_full = -math.inf
         self._rejoined = (-math.inf, 0)  # when last, and how often in a row
-        self._soon = math.inf
         self._last_sent = self._asked_at = -math.inf
         self._quiet_until = self._next_look = -math.inf
         self._steady_since = -math.inf
@@ -208,7 +184,7 @@ class Replica:
 
     def deals(self, now: float) -> bool:
         """Whether it may give and ask: it hears itself, and knows what time it is."""
-        return self.connected(now) and not self.wrong_clock
+        return self.connected(now) and not self.skew.wrong
 
     def joining(self, replica: str) -> bool:
         """Whether it only listens as yet."""
@@ -237,14 +213,14 @@ class Replica:
             if not self._online or now < self.listening_until:
                 return
             if now - self._last_sent < URGENT_GAP:
-                self._soon = min(self._soon, self._last_sent + URGENT_GAP)
+                self._next.soon = min(self._next.soon, self._last_sent + URGENT_GAP)
                 return
             message = self._delta(now)
         self._hand_over(message)
 
     def soon(self) -> None:
         """Something should not wait for the next delta: when the message that is being read is done with."""
-        self._soon = min(self._soon, max(self._clock.monotonic(), self._last_sent + URGENT_GAP))
+        self._next.soon = min(self._next.soon, max(self._clock.monotonic(), self._last_sent + URGENT_GAP))
 
     # -- for the I/O
 
@@ -267,10 +243,10 @@ class Replica:
             ):
                 self._join(now)
             else:  # only the connection was new: our lease holds, and they may have missed something
-                self._next_hello = now
+                self._next.hello = now
             messages = self._due(now)
-            self._next_delta = now + self._rng.random() * self.period
-            self._next_full = now + KEEPALIVE * (0.5 + self._rng.random() / 2)
+            self._next.delta = now + self._rng.random() * self.period
+            self._next.full = now + KEEPALIVE * (0.5 + self._rng.random() / 2)
         for message in messages:
             self._hand_over(message)
 
@@ -319,7 +295,7 @@ class Replica:
                     self._next_look = now + LOOK
                     self._look_around(now)
                 messages = self._due(now)
-            due = min(self._next_delta, self._next_full, self._next_hello, self._next_archive, self._soon)
+            due = self._next.due
             if now < self.listening_until < math.inf:
                 due = min(due, self.listening_until)
             # who has something urgent meanwhile relies on us to come again
@@ -331,7 +307,7 @@ class Replica:
 
     def due(self) -> bool:
         """Whether `tick` has something to do that should not wait."""
-        return self._soon <= self._clock.monotonic()
+        return self._next.soon <= self._clock.monotonic()
 
     # -- inside, under the lock
 
@@ -339,30 +315,30 @@ class Replica:
         messages = []
         if now >= self.lease_until:  # given up by the others: begin anew, as somebody else
             self._join(now)
-        if now >= self._next_hello:
+        if now >= self._next.hello:
             if self.listening_until == -math.inf or now >= self.listening_until:
                 self._before_send(now)
             self.state.delta()
             messages.append(self._message(HELLO, self._full_entries(), now))
-            self._next_hello = now + LISTEN if self.listening_until == math.inf else math.inf
+            self._next.hello = now + LISTEN if self.listening_until == math.inf else math.inf
             if self._peers.missing:
                 self._asked_at = now
             return messages
-        if now >= self._next_full:
+        if now >= self._next.full:
             self._before_send(now)
             self.state.delta()
             messages.append(self._message(FULL, self._full_entries(), now))
             self._last_full = now
-            self._next_full = now + KEEPALIVE
-            self._next_delta = now + self._period(now)
-            self._soon = math.inf
-        elif now >= min(self._next_delta, self._soon):
+            self._next.full = now + KEEPALIVE
+            self._next.delta = now + self._period(now)
+            self._next.soon = math.inf
+        elif now >= min(self._next.delta, self._next.soon):
             message = self._delta(now)
             if message is not None:
                 messages.append(message)
-            self._next_delta = now + self._period(now)
-        if now >= self._next_archive:
-            self._next_archive = math.inf
+            self._next.delta = now + self._period(now)
+        if now >= self._next.archive:
+            self._next.archive = math.inf
             names = self._peers.to_tell(now)
             if names:
                 messages.append(self._telling_of(names, now, ARCHIVE, []))
@@ -372,7 +348,7 @@ class Replica:
         return self.period * max(1.0, len(self._peers.states) / CROWD)
 
     def _delta(self, now: float) -> bytes | None:
-        self._soon = math.inf
+        self._next.soon = math.inf
         self._before_send(now)
         entries = self.state.delta()
         return self._message(DELTA, entries, now) if entries else None
@@ -443,10 +419,10 @@ class Replica:
         self._steady_since = now
         self._settled = False
         self.listening_until = self.lease_until = self._started_at = math.inf
-        self._next_hello = now + wait
+        self._next.hello = now + wait
         for part in self._parts:
             part.rejoined(before)
-        self._soon = math.inf
+        self._next.soon = math.inf
 
     def _back_off(self, now: float) -> float:
         """Seconds until it joins anew: longer each time, for where many cannot keep up, their joining is why."""
@@ -468,12 +444,12 @@ class Replica:
     def _look_around(self, now: float) -> None:
         """Notice who has died, and drop what is too old to matter."""
         changed = False
-        self._compare_clocks()
-        if self._peers.still_missing(now) and self._next_hello == math.inf:  # ask; again, if need be
-            self._next_hello = max(now, self._asked_at + LISTEN) + self._rng.random() * ANSWER_DELAY
+        self.skew.compare(self._peers.skew())
+        if self._peers.still_missing(now) and self._next.hello == math.inf:  # ask; again, if need be
+            self._next.hello = max(now, self._asked_at + LISTEN) + self._rng.random() * ANSWER_DELAY
         for name, peer in list(self._peers.states.items()):
             if not peer.gone and now >= peer.heard + LEASE > self._last_sent + GUARD:
-                self._next_full = now  # is it gone, or do we not hear? Our own echo will tell
+                self._next.full = now  # is it gone, or do we not hear? Our own echo will tell
             if not peer.gone and not self.live(name, now):
                 peer.gone = True
                 changed = True
@@ -500,7 +476,7 @@ class Replica:
             self.echo = sent
             if self.listening_until == math.inf:  # we hear ourselves, so we hear the others
                 self.listening_until = now + LISTEN
-                self._next_hello = math.inf
+                self._next.hello = math.inf
             if not self.alone:
                 self.lease_until = sent + LEASE - GUARD
 
@@ -532,12 +508,12 @@ class Replica:
     def _greeted(self, asked: set[str], joining: bool, now: float) -> None:
         """Somebody asks: for all, as a newcomer, or for what those have said."""
         self._peers.ask(asked, now)
-        if self._peers.asked and self._next_archive == math.inf:
-            self._next_archive = now + OWN_ANSWER + self._rng.random() * ANSWER_DELAY
+        if self._peers.asked and self._next.archive == math.inf:
+            self._next.archive = now + OWN_ANSWER + self._rng.random() * ANSWER_DELAY
         if not asked or joining or self.id in asked:
             answer = max(now + self._rng.random() * ANSWER_DELAY, self._last_full + ANSWER_GAP)
-            self._next_full = min(self._next_full, answer)
-            self._soon = min(self._soon, self._next_full)
+            self._next.full = min(self._next.full, answer)
+            self._next.soon = min(self._next.soon, self._next.full)
 
     def _merge(self, sender: str, entries: Any, told: Collection[str]) -> dict[Part, list[Path]]:
         """Merge what the sender may say: of itself, of the dead it tells of, and what is shared by all."""
@@ -554,21 +530,6 @@ class Replica:
         for path in self.state.merge(entries, admit, sender=sender):
             changed.setdefault(part_of[path[0]], []).append(path)
         return changed
-
-    def _compare_clocks(self) -> None:
-        """How far this machine's clock is off the middle of the others'."""
-        middle = self._peers.skew()
-        self.skew = middle
-        wrong = abs(middle) > WRONG_CLOCK
-        if wrong != self.wrong_clock:
-            self.wrong_clock = wrong
-            if wrong:
-                logger.warning(
-                    "gossip: this machine's clock is %.1f s off the others'; it keeps its last share of the limits",
-                    middle,
-                )
-            if self._on_skew is not None:
-                self._on_skew(middle if wrong else 0.0)
 
     def _complain(self, reason: str) -> None:
         now = self._clock.monotonic()
@@ -601,8 +562,8 @@ class Replica:
                     for name, peer in self._peers.states.items()
                     if self.live(name, now)
                 },
-                "skew": round(self.skew, 3),
-                "wrong_clock": self.wrong_clock,
+                "skew": round(self.skew.seconds, 3),
+                "wrong_clock": self.skew.wrong,
                 **self.counters,
                 "ignored": self.state.ignored,
             }

@@ -363,7 +363,7 @@ class TestTime:
         world.run(20.0)
         assert found[2].replica.status()["skew"] == pytest.approx(2.0, abs=0.1)
         assert found[0].replica.status()["skew"] == pytest.approx(0.0, abs=0.1)
-        assert not any(process.replica.wrong_clock for process in found)
+        assert not any(process.replica.skew.wrong for process in found)
         assert world.held() == 600
 
     @pytest.mark.parametrize("ahead", [60.0, -60.0, 86_400.0])
@@ -382,7 +382,7 @@ class TestTime:
         assert held > 0
         found[0].demand = found[1].demand = found[3].demand = 20.0
         world.run(100.0)
-        assert [process.replica.wrong_clock for process in found] == [False, False, True, False]
+        assert [process.replica.skew.wrong for process in found] == [False, False, True, False]
         assert [len(process.skews) for process in found] == [0, 0, 1, 0]
         assert wrong.skews[0] / ahead > 0.04, "it is told as soon as it is known to be far too much"
         assert sum("clock is" in record.message for record in caplog.records) == 1
@@ -393,7 +393,7 @@ class TestTime:
         assert wrong.held() == held, "nor does it inherit"
         wrong.clock.ahead = 0.0
         world.run(60.0)
-        assert not wrong.replica.wrong_clock
+        assert not wrong.replica.skew.wrong
         assert wrong.skews[1:] == [0.0]
         assert world.held() == 600
 
@@ -401,7 +401,7 @@ class TestTime:
         world = World()
         found = [world.start(ahead=ahead) for ahead in (0.0, 60.0)]
         world.run(10.0)
-        assert [process.replica.wrong_clock for process in found] == [False, True]
+        assert [process.replica.skew.wrong for process in found] == [False, True]
 
 
 class TestSending:
