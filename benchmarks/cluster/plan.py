@@ -42,7 +42,7 @@ class Plan:
     pauses: int = 10
     pause: float = 3.0
     ramp: float = 6.0
-    steps: int = 24
+    steps: int = 80
     replicas: int = 64
     idle: int = 50
     idle_seconds: float = 30.0

@@ -62,11 +62,11 @@ class Assumption:
         """What of it each has, of those that this replica gave any; its own too."""
         self._others: dict[str, dict[str, Spent]] = {}
 
-    def begin(self, amount: int, me: str, now: float) -> None:
-        """So much has been spent, within a window until now."""
-        self._end = now
+    def begin(self, amount: int, since: float, me: str, now: float) -> None:
+        """So much has been spent in a window's time, at the end of which it began to be counted."""
+        self._end = since
         self.dealt = {}
-        self._keep(Spent(amount, now - self._window.span, now), me, now)
+        self._keep(Spent(amount, since - self._window.span, since), me, now)
 
     def lasts(self, now: float) -> bool:
         """Whether some of it is not free yet."""

@@ -55,13 +55,17 @@ class Member(Standing["GossipPermit"]):
 class Share:
     """The part in one dimension of a limit: a ledger, and the pace at which it is used."""
 
-    __slots__ = ("assumption", "dimension", "ledger", "pace", "unheard")
+    __slots__ = ("assumption", "dimension", "ledger", "pace", "since", "unheard")
 
-    def __init__(self, dimension: str, ledger: Ledger, pace: Pace | None, assumption: Assumption) -> None:
+    def __init__(
+        self, dimension: str, ledger: Ledger, pace: Pace | None, assumption: Assumption, since: float
+    ) -> None:
         self.dimension = dimension
         self.ledger = ledger
         self.pace = pace
         self.assumption = assumption
+        self.since = since
+        """When it began to be counted."""
         self.unheard: dict[str, float] = {}
         """What those that died could have spent at most after they were heard last."""
 

@@ -104,6 +104,8 @@ class Ledger:
         self.rate = 0.0
         self.need = 0.0
         self.spare = 0.0
+        self.wanted = False
+        """Whether anybody wanted more than he has, as of the last round."""
         self._leads_since = math.inf
         self.outside = 0.0
         self._outside_until = now
@@ -332,6 +334,7 @@ class Ledger:
         else:
             keep = max(claim, 0.0 if idle or available < 2 * replicas else 1.0)
         self.need = max(0.0, keep - free) if peers and deals else 0.0
+        self.wanted = hungry or any(peer.record.hungry for peer in peers)
         self.spare = max(0.0, free - keep) if deals else 0.0
         self._owed = 0
         if peers and deals and free + self.held > 0:

@@ -23,6 +23,8 @@ ANSWERED = 5.0
 """Seconds for which somebody's word is asked for: five times. Without it nothing that belongs to nobody is taken."""
 OWN_ANSWER = 0.3
 """Seconds for which those who are asked for somebody's word leave it to himself."""
+SILENT = 2.0
+"""Seconds after which somebody who says nothing may be no more: who is asked tells what he knows of him."""
 OFFSET_MEMORY = 60.0
 """Seconds after which a measured offset is replaced: quartz clocks drift by some 50 millionths."""
 
@@ -163,12 +165,13 @@ class Peers:
                 self.asked.setdefault(name, now)
 
     def to_tell(self, now: float) -> list[str]:
-        """Of whom to tell to those who asked, now that they do not do so themselves."""
+        """Of whom to tell to those who asked, as they do not do so themselves."""
         due = [name for name, asked in self.asked.items() if now >= asked + OWN_ANSWER]
         found = []
         for name in due:
-            asked, state = self.asked.pop(name), self.states.get(name)
-            if state is not None and state.full < asked and self._can_tell(name, state, now):
+            state = self.states.get(name)
+            del self.asked[name]
+            if state is not None and now >= state.heard + SILENT and self._can_tell(name, state, now):
                 found.append(name)
         return sorted(found)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-__all__ = ["LARGEST", "Record", "to_wire"]
+__all__ = ["LARGEST", "Record", "is_news", "to_wire"]
 
 LARGEST = 2**53
 """Of a count."""
@@ -58,6 +58,26 @@ def to_wire(
         round(waiting, 1),
         int(outside),
     ]
+
+
+def is_news(told: Any, now: Any, *, wanted: bool) -> bool:
+    """Whether others have to hear that a record has become another.
+
+    Not at once if nobody wants anything, and it is only by less than a half that there is more or less to spare: else
+    a cluster in which rights come free would talk of it all the time.
+    """
+    if told == now:
+        return False
+    if wanted or type(told) is not list or len(told) != len(now):
+        return True
+    return any(
+        not 0.5 * before <= after <= 2 * before if index in _FREE else after != before
+        for index, (before, after) in enumerate(zip(told, now, strict=True))
+    )
+
+
+_FREE = frozenset({7, 9})
+"""Where in a record ``free`` and ``spare`` are."""
 
 
 class Record:

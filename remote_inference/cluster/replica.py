@@ -196,6 +196,11 @@ class Replica:
         return now - self.echo < KEEPALIVE + 2.0
 
     @property
+    def hears_since(self) -> float:
+        """Since when it has heard the others without a break."""
+        return self._steady_since
+
+    @property
     def alone(self) -> bool:
         """No broker: whatever there is to share, there is nobody to share it with."""
         return self.lease_until == math.inf and self.listening_until == -math.inf
@@ -205,6 +210,10 @@ class Replica:
         if now < self.listening_until:
             return min(self.listening_until, now + LISTEN)
         return now if now < self.lease_until else now + LISTEN
+
+    def says_all(self, now: float) -> bool:
+        """Whether the message that is being made says all that there is to say."""
+        return now >= min(self._next.full, self._next.hello)
 
     def urgent(self) -> None:
         """Something cannot wait for the next delta. From any thread."""
@@ -321,8 +330,7 @@ class Replica:
             self.state.delta()
             messages.append(self._message(HELLO, self._full_entries(), now))
             self._next.hello = now + LISTEN if self.listening_until == math.inf else math.inf
-            if self._peers.missing:
-                self._asked_at = now
+            self._asked_at = now  # also by a greeting: the answers are on their way
             return messages
         if now >= self._next.full:
             self._before_send(now)
@@ -509,7 +517,9 @@ class Replica:
         """Somebody asks: for all, as a newcomer, or for what those have said."""
         self._peers.ask(asked, now)
         if self._peers.asked and self._next.archive == math.inf:
-            self._next.archive = now + OWN_ANSWER + self._rng.random() * ANSWER_DELAY
+            # one after the other, by rank: who hears that another one has answered does not
+            before = sum(self.outranked_by(name) for name in self.members(now))
+            self._next.archive = now + OWN_ANSWER + ANSWER_DELAY * (before + self._rng.random())
         if not asked or joining or self.id in asked:
             answer = max(now + self._rng.random() * ANSWER_DELAY, self._last_full + ANSWER_GAP)
             self._next.full = min(self._next.full, answer)

@@ -24,7 +24,7 @@ from .ledger import Ledger, Peer
 from .pace import Pace
 from .pauses import Pauses
 from .peers import LEASE
-from .record import Record
+from .record import Record, is_news
 from .replica import Replica
 from .window import DIMENSIONS, Ceilings
 
@@ -190,7 +190,7 @@ class Shares:
                 span = 0.0 if name == CONCURRENT else self._span
                 paced = bool(span) and burst < self._window
                 pace = Pace(burst, now) if paced else None
-                share = Share(name, self._ledger(name, span, now), pace, Assumption(state.window, name))
+                share = Share(name, self._ledger(name, span, now), pace, Assumption(state.window, name), now)
                 state.shares[name] = share
                 self._hear_all(state.digest, now)
             share.ledger.limit = limit
@@ -209,7 +209,7 @@ class Shares:
             return
         if member.share is None:
             ledger = self._ledger(CONCURRENT, 0.0, now)
-            member.share = Share(CONCURRENT, ledger, None, Assumption(state.window, CONCURRENT))
+            member.share = Share(CONCURRENT, ledger, None, Assumption(state.window, CONCURRENT), now)
             self._subjects[digest] = (state, {CONCURRENT: member.share})
             self._hear_all(digest, now)
         member.share.ledger.limit = limit
@@ -269,7 +269,9 @@ class Shares:
             return
         burst = min(member.burst for member in state.members.values())
         part = (self._window - burst) / (self._window - 1.0) if burst > 1.0 else 1.0
-        share.assumption.begin(round(taken * part), self._replica.id, now)
+        since = max(share.since, self._replica.hears_since)
+        if since > now - self._span:  # else all that matters was counted: the limit was found out later
+            share.assumption.begin(round(taken * part), since, self._replica.id, now)
 
     def _deal_assumed(self, state: KeyState, live: Sequence[str], now: float) -> None:
         """Give the others their part of what was assumed to be spent."""
@@ -323,31 +325,41 @@ class Shares:
         value = {name: share.ledger.record(now) for name, share in shares.items()}
         path = (_RIGHTS, subject, me)
         known = replica.state.get(path, LwwRegister)
-        if known is None or known.value != value:
+        told = None if known is None else known.value
+        news = (
+            type(told) is not dict
+            or told.keys() != value.keys()
+            or (replica.says_all(now) and told != value)
+            or any(is_news(told[name], value[name], wanted=shares[name].ledger.wanted) for name in value)
+        )
+        if news:
             replica.own(path, LwwRegister).set(value, me)
         for name, share in shares.items():
-            if share.assumption.lasts(now):
+            news |= self._say_counts((_GIVEN, subject, name, me), share.ledger.given)
+            news |= self._say_counts((_TAKEN, subject, name, me), share.ledger.taken)
+        for share in shares.values():
+            if news and share.assumption.lasts(now):
                 self._say_assumed(subject, share)
-            self._say_counts((_GIVEN, subject, name, me), share.ledger.given)
-            self._say_counts((_TAKEN, subject, name, me), share.ledger.taken)
 
     def _say_assumed(self, subject: str, share: Share) -> None:
-        """With every message, for who hears of a gift has to hear at once what of it is spent."""
+        """With every word of rights: who hears of a gift has to hear at once what of it is spent."""
         me = self._replica.id
         for taker, spent in share.assumption.dealt.items():
             if taker == me or share.ledger.receipts.get(taker, {}).get(me, 0) < spent.upto:
                 path = (_ASSUMED, subject, share.dimension, taker, me)
                 self._replica.own(path, LwwRegister).set(to_wire(spent), me)
 
-    def _say_counts(self, path: Path, counts: dict[str, int]) -> None:
+    def _say_counts(self, path: Path, counts: dict[str, int]) -> bool:
         if not counts:
-            return
-        entry = self._replica.state.get(path, GCounter)
+            return False
+        entry, news = self._replica.state.get(path, GCounter), False
         known = {} if entry is None else entry.counts
         for name, count in counts.items():
             grown = count - known.get(name, 0)
             if grown > 0:
                 self._replica.own(path, GCounter).add(name, grown)
+                news = True
+        return news
 
     def _hear_all(self, subject: str, now: float, of: str | None = None) -> None:
         for path in list(self._replica.state.entries):

@@ -27,7 +27,7 @@ def line(amount: int, began: float, now: float) -> float:
 @given(amount=st.integers(0, 10_000), steps=st.lists(st.floats(0.1, 20.0), max_size=8))
 def test_it_leaves_the_window_at_the_limit_s_own_pace(amount: int, steps: list[float]) -> None:
     window = SlidingWindow(SPAN)
-    Assumption(window, "requests").begin(amount, "me", 100.0)
+    Assumption(window, "requests").begin(amount, 100.0, "me", 100.0)
     now = 100.0
     for step in steps:
         now += step
@@ -47,7 +47,7 @@ def test_sharing_it_out_frees_nothing(
 ) -> None:
     window, now = SlidingWindow(SPAN), 100.0
     giver = Assumption(window, "requests")
-    giver.begin(amount, "me", now)
+    giver.begin(amount, now, "me", now)
     windows = [window]
     for count, wait in enumerate(waits):
         now += wait
@@ -74,7 +74,7 @@ def slots(window: SlidingWindow) -> list[tuple[float, int]]:
 
 def test_parts_are_by_weight_and_leave_some_for_those_who_are_about_to_come() -> None:
     giver = Assumption(SlidingWindow(SPAN), "tokens")
-    giver.begin(1_000, "me", 100.0)
+    giver.begin(1_000, 100.0, "me", 100.0)
     assert giver.deal("me", {"me": 1.0, "a": 2.0}, 1.0, 100.0) == {"a": 500}
     assert giver.deal("me", {"me": 1.0, "a": 2.0, "b": 1.0}, 0.0, 100.0) == {"b": 250}
     assert [giver.of(name, 100.0) for name in ("me", "a", "b", "c")] == [250, 500, 250, 0]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remote_inference.cluster.ledger import CROWDED, SETTLED, Ledger, Peer
-from remote_inference.cluster.record import Record
+from remote_inference.cluster.record import Record, is_news
 
 #        plus minus given taken limit rate hungry free need spare pace waiting outside
 RECORD = [100, 0, 20, 5, 600, 1.0, 0, 85, 0, 40, 11.0, 0.0, 0]
@@ -221,3 +221,31 @@ def test_a_record_with_an_impossible_field_is_refused(index: int, value: Any) ->
 
 def test_a_record_of_a_newer_version_has_more() -> None:
     assert Record([*RECORD, "new"]).held == 85
+
+
+def test_a_record_is_news_if_it_says_anything_that_others_need() -> None:
+    told = [600, 0, 340, 25, 600, 4.2, 0, 60, 0, 57, 5.6, 0.0, 0]
+
+    def but(**changes: Any) -> list[Any]:
+        places = {"taken": 3, "wish": 6, "free": 7, "need": 8, "spare": 9, "pace": 10}
+        return [
+            changes.get(next((n for n, i in places.items() if i == at), ""), old)
+            for at, old in enumerate(told)
+        ]
+
+    assert not is_news(told, list(told), wanted=True)
+    assert is_news(told, but(spare=58), wanted=True)
+    assert not is_news(told, but(spare=100, free=31), wanted=False)
+    for change in (
+        {"spare": 120},
+        {"spare": 0},
+        {"free": 1},
+        {"need": 1},
+        {"wish": 1},
+        {"pace": 5.7},
+        {"taken": 26},
+    ):
+        assert is_news(told, but(**change), wanted=False), change
+    assert is_news(but(spare=0), but(spare=1), wanted=False)
+    assert is_news(None, told, wanted=False)
+    assert is_news(told[:9], told, wanted=False)
