@@ -41,6 +41,7 @@ _FIRST_MINUTE = 61.0  # virtual seconds: who comes first does not know what was 
 _AT_ONCE = 4  # replicas that join in a step
 _WARM_UP = 6.0  # virtual seconds in which rights are shared out
 _LOOK = 0.3  # seconds
+_TURNS = 4
 _PER_STEP = 20  # permits of each replica
 
 
@@ -112,16 +113,18 @@ class _Net:
 def run_costs(plan: Plan, say: Say) -> Outcome:
     """Take permits in one of many replicas, all of which spend, and merge what the others say.
 
-    The nets take turns, so that what else goes on on the machine meets all of them, and none for most of the time.
+    The nets take turns of many steps each: what else goes on on the machine meets none of them all of the time, and
+    the caches are one's own for long enough, as they are a process's.
     """
     nets = {count: _net(count) for count in sorted({1, min(8, plan.replicas), plan.replicas})}
     permits: dict[int, list[float]] = {count: [] for count in nets}
-    for _ in range(plan.steps):
+    for _ in range(_TURNS):
         for count, net in nets.items():
-            net.step()
-            first, *_ = [net.permits(limiter) for limiter in net.limiters]
-            if not math.isnan(first):
-                permits[count].append(first)
+            for _ in range(plan.steps):
+                net.step()
+                first, *_ = [net.permits(limiter) for limiter in net.limiters]
+                if not math.isnan(first):
+                    permits[count].append(first)
     gc.unfreeze()
     goals, figures = [], {}
     for count, net in nets.items():

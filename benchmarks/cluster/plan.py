@@ -24,7 +24,7 @@ class Plan:
         pauses: How often the provider answers 429.
         pause: Seconds of its Retry-After.
         ramp: Seconds after that, until all is as before: the ramp, and what has piled up.
-        steps: In which permits and deltas are measured, of a quarter of a second each.
+        steps: Of a quarter of a second, in which permits and deltas are measured in a turn.
         replicas: Largest number of replicas in a process, for the costs.
         idle: Replicas that have nothing to say, and for how long that is listened to.
         idle_seconds: See there.
@@ -42,7 +42,7 @@ class Plan:
     pauses: int = 10
     pause: float = 3.0
     ramp: float = 6.0
-    steps: int = 80
+    steps: int = 24
     replicas: int = 64
     idle: int = 50
     idle_seconds: float = 30.0
