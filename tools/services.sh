@@ -8,7 +8,8 @@
 #   REDIS_URL     redis://… where Redis is    (default redis://localhost:6379/0)
 set -euo pipefail
 
-readonly START_LIMIT=90     # seconds a server may take to answer after its start
+readonly START_LIMIT=300    # seconds a server may take to answer, as long as its process lives
+readonly ENDED_LIMIT=20     # seconds to wait on when it has ended: another run of this script may have been first
 readonly APT_LOCK_LIMIT=600 # seconds to wait for another apt or dpkg that is at work
 
 rabbitmq_url=${RABBITMQ_URL:-amqp://guest:guest@localhost:5672//}
@@ -68,14 +69,36 @@ is_local() {
     [[ $host == localhost || $host == 127.0.0.1 ]]
 }
 
-# wait_until_answers NAME CHECK
+# wait_until_answers NAME
 wait_until_answers() {
-    local deadline=$((SECONDS + START_LIMIT))
-    until "$2"; do
-        ((SECONDS < deadline)) || give_up "$1 was started, but does not answer after $START_LIMIT s."
+    local began=$SECONDS told=$SECONDS limit=$START_LIMIT state="does not answer after $START_LIMIT s"
+    until "${1}_answers"; do
+        # Started by Debian rather than by this script, it has no process that is known here.
+        if [[ -n ${pids[$1]:-} ]] && ! kill -0 "${pids[$1]}" 2>/dev/null; then
+            pids[$1]=
+            limit=$((SECONDS - began + ENDED_LIMIT)) state="has ended"
+        fi
+        if ((SECONDS - began >= limit)); then
+            show_log "$1"
+            give_up "$1 was started, but $state."
+        fi
+        if ((SECONDS - told >= 15)); then
+            told=$SECONDS
+            say "waiting for $1, for $((SECONDS - began)) s now"
+        fi
         sleep 0.3
     done
     say "$1 answers"
+}
+
+# show_log NAME: what it last said of itself.
+show_log() {
+    local log
+    for log in "${homes[$1]:-/nowhere}"/*.log; do
+        [[ -s $log ]] || continue
+        printf 'services: %s, the end of it:\n' "$log" >&2
+        tail -n 20 "$log" >&2
+    done
 }
 
 install_packages() {
@@ -88,31 +111,41 @@ install_packages() {
 }
 
 # Both are started without systemd, which a container does not have, in a session of their own: they outlive this script.
-# The environment beats /etc/rabbitmq/rabbitmq-env.conf. Everything listens on loopback: AMQP, the management API (with
-# which the tests make virtual hosts in milliseconds, where rabbitmqctl takes seconds), epmd and the node's own port.
+# Each has a directory of its own for its data and its log: nothing that an earlier one kept delays or spoils its start,
+# and what tests leave in it outlives it nowhere. Everything listens on loopback: AMQP, the management API (with which
+# the tests make virtual hosts in milliseconds, where rabbitmqctl takes seconds), epmd and the node's own port.
+declare -A homes pids
+
 start_rabbitmq() {
     say "starting rabbitmq-server on 127.0.0.1"
-    local port plugins
+    local port home
     read -r _ port < <(host_and_port "$rabbitmq_url" 5672)
-    plugins=$(mktemp)
-    printf '[rabbitmq_management].\n' >"$plugins"
-    chmod a+r "$plugins"
+    homes[rabbitmq]=$(mktemp --directory --tmpdir remote-inference-rabbitmq.XXXXXX)
+    home=${homes[rabbitmq]}
+    printf '[rabbitmq_management].\n' >"$home/enabled_plugins"
+    chown -R rabbitmq "$home"
     # rabbitmqctl looks for rabbit@<hostname>; where that name is not loopback's, the node could not be reached under it.
     if [[ $(getent hosts "$(hostname -s)") != 127.* ]]; then
         export RABBITMQ_NODENAME=rabbit@localhost
     fi
-    RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT=$port RABBITMQ_ENABLED_PLUGINS_FILE=$plugins \
+    # The environment beats /etc/rabbitmq/rabbitmq-env.conf.
+    RABBITMQ_NODE_IP_ADDRESS=127.0.0.1 RABBITMQ_NODE_PORT=$port RABBITMQ_ENABLED_PLUGINS_FILE=$home/enabled_plugins \
+        RABBITMQ_MNESIA_BASE=$home/data RABBITMQ_LOG_BASE=$home \
         ERL_EPMD_ADDRESS=127.0.0.1 RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS='-kernel inet_dist_use_interface {127,0,0,1}
         -rabbitmq_management listener [{port,15672},{ip,"127.0.0.1"}]' \
-        setsid --fork rabbitmq-server </dev/null >/dev/null 2>&1
+        setsid rabbitmq-server </dev/null >"$home/start.log" 2>&1 &
+    pids[rabbitmq]=$!
 }
 
 start_redis() {
     say "starting redis-server on 127.0.0.1"
-    local port
+    local port home
     read -r _ port < <(host_and_port "$redis_url" 6379)
+    homes[redis]=$(mktemp --directory --tmpdir remote-inference-redis.XXXXXX)
+    home=${homes[redis]}
     # Nothing that the tests keep in it should outlive them: no snapshots.
-    setsid --fork redis-server --bind 127.0.0.1 --port "$port" --save '' --dir "$(mktemp --directory)" </dev/null >/dev/null 2>&1
+    setsid redis-server --bind 127.0.0.1 --port "$port" --save '' --dir "$home" </dev/null >"$home/redis.log" 2>&1 &
+    pids[redis]=$!
 }
 
 main() {
@@ -139,7 +172,7 @@ main() {
         "${service}_answers" || "start_$service"
     done
     for service in "${missing[@]}"; do
-        wait_until_answers "$service" "${service}_answers"
+        wait_until_answers "$service"
     done
 }
 

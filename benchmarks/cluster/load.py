@@ -6,6 +6,7 @@ are the workers' and the provider's.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from amqp.exceptions import NotFound
 from kombu import Producer
 
 from remote_inference import Inference, Priority
+from remote_inference.messaging.names import suspect_queue
 
 __all__ = ["Load", "Prompt"]
 
@@ -32,7 +34,7 @@ class Prompt(NamedTuple):
 
 
 class Load:
-    """See the module. Leaving the `with` stops it and deletes the queues.
+    """See the module. Leaving the `with` stops it, and deletes the queues and what was in them.
 
     Args:
         inference: Whose deployments are asked.
@@ -84,9 +86,11 @@ class Load:
         return int(self._declared(deployment).message_count)
 
     def purge(self, deployment: str) -> None:
-        """Empty its queue."""
+        """Empty its queue. What a worker has put back has a note of that in the broker, which goes with it."""
         with self._lock, self._connection.channel() as channel:
-            channel.queue_purge(f"inference.{deployment}")
+            while (message := channel.basic_get(f"inference.{deployment}", no_ack=True)) is not None:
+                if message.delivery_info["redelivered"]:
+                    channel.queue_delete(suspect_queue(message.headers["id"]))
 
     def _declared(self, deployment: str) -> Any:
         with self._lock, self._connection.channel() as channel:
@@ -143,7 +147,9 @@ class Load:
     def __exit__(self, *exc_info: Any) -> None:
         self._stop.set()
         self._thread.join()
-        with self._connection.channel() as channel:
-            for name in self.inference.config.deployments:
+        for name in self.inference.config.deployments:
+            with contextlib.suppress(NotFound):  # nobody has declared it
+                self.purge(name)
+            with self._connection.channel() as channel:
                 channel.queue_delete(f"inference.{name}")
         self._connection.release()

@@ -40,6 +40,12 @@ class Spent(NamedTuple):
             told = upto
         return amounts
 
+    def about(self, now: float, span: float) -> float:
+        """How much of it is within a window that long, but for a grain: what is cheap enough for each response."""
+        if self.first + span > now:
+            return self.amount
+        return self.amount * max(0.0, self.last + span - now) / max(self.last - self.first, 1e-9)
+
 
 class Assumption:
     """One replica's part of it, in one dimension, and what it knows of the others'. Not thread-safe.
@@ -114,6 +120,21 @@ class Assumption:
         """What is within the window of what that one takes as spent; or would, had it heard of it."""
         heard = [*self._others.get(name, {}).values(), *([self.dealt[name]] if name in self.dealt else [])]
         return sum(amount for spent in heard for _, amount in spent.left(now, self._window))
+
+    def of_others(self, me: str, now: float) -> float:
+        """About what is within the window of what all others take as spent."""
+        span = self._window.span
+        mine = sum(spent.about(now, span) for name, spent in self.dealt.items() if name != me)
+        theirs = 0.0
+        for taker, heard in list(self._others.items()):
+            for giver, spent in list(heard.items()):
+                if spent.last + span <= now:
+                    del heard[giver]
+                elif taker != me:
+                    theirs += spent.about(now, span)
+            if not heard:
+                del self._others[taker]
+        return mine + theirs
 
     def clear(self) -> None:
         """Begin anew, owning nothing."""

@@ -168,7 +168,7 @@ class Ledger:
             self.usable = self._bounded() - self._owed
         return gift
 
-    def hear_left(self, left: float, used: int, slack: float, now: float) -> None:
+    def hear_left(self, left: float, used: float, slack: float, now: float) -> None:
         """The provider says how much is left, when the cluster has used so much.
 
         Where that is less than there should be, somebody else uses the key, or the provider's limit is lower than the

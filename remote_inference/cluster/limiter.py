@@ -190,7 +190,7 @@ class GossipRateLimiter:
                 if learned is not None:
                     news = learned.observe(report)
                     if report.refused:
-                        news |= learned.refused(shares.used(state), epoch, report)
+                        news |= learned.refused(shares.used(state, now), epoch, report)
                     if news:
                         shares.set_limits(state, now)
                 self._hear_left(state, report, now)
@@ -263,7 +263,9 @@ class GossipRateLimiter:
                 if share.ledger.total < math.inf
             },
             "rights": {name: share.ledger.held for name, share in state.shares.items()},
-            "used_by_others": {name: state.spend.total(name) for name in state.shares if name != CONCURRENT},
+            "used_by_others": {
+                name: round(amount) for name, amount in self._shares.used_by_others(state, now).items()
+            },
             "paused_until": state.pause.until_epoch if state.pause.active(now) else 0.0,
             "waiting": state.line.waiting,
             "deployments": {
@@ -296,14 +298,13 @@ class GossipRateLimiter:
     def _hear_left(self, state: KeyState, report: QuotaReport, now: float) -> None:
         """What the provider says is left, against what was counted here."""
         left = report.remaining()
-        state.window.forget(now)
-        for name, share in state.shares.items():
+        if not left:
+            return
+        for name, used in self._shares.used(state, now).items():
             if name in left:
-                ledger = share.ledger
+                ledger = state.shares[name].ledger
                 slack = max(SLACK * ledger.total, len(ledger.records)) if ledger.total < math.inf else 0.0
-                ledger.hear_left(
-                    left[name], getattr(state.window, name) + state.spend.total(name), slack, now
-                )
+                ledger.hear_left(left[name], used, slack, now)
 
     def _epoch(self, at: float, now: float) -> float:
         return self._clock.time() + (at - now) + _ROUNDING

@@ -135,11 +135,18 @@ class Shares:
             self.pauses.catch_up(state)
         return state
 
-    def used(self, state: KeyState) -> dict[str, float]:
-        """What all have used within the window, as far as it is known."""
+    def used(self, state: KeyState, now: float) -> dict[str, float]:
+        """What all have used within the window, as far as it is known, or is assumed."""
+        state.window.forget(now)
+        others = self.used_by_others(state, now)
+        return {name: getattr(state.window, name) + amount for name, amount in others.items()}
+
+    def used_by_others(self, state: KeyState, now: float) -> dict[str, float]:
+        """The others' part of that."""
+        me = self._replica.id
         return {
-            name: float(getattr(state.window, name) + state.spend.total(name))
-            for name in state.shares
+            name: state.spend.total(name) + share.assumption.of_others(me, now)
+            for name, share in state.shares.items()
             if name != CONCURRENT
         }
 
@@ -161,7 +168,7 @@ class Shares:
         if learned is None or now < state.next_look:
             return
         state.next_look = now + LOOK
-        if learned.tick(self.used(state), self._clock.time()):
+        if learned.tick(self.used(state, now), self._clock.time()):
             self.publish_learned(state, learned)
         self.set_limits(state, now)
 

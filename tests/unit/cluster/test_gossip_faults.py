@@ -18,7 +18,7 @@ from remote_inference.cluster.ledger import CATCH_UP
 from remote_inference.cluster.message import decode, encode
 from remote_inference.cluster.peers import MEMORY
 from remote_inference.config import RateLimits
-from remote_inference.policy.quota import QuotaReport
+from remote_inference.policy.quota import Quota, QuotaReport
 
 LIMIT = 120
 PHASES = (
@@ -238,6 +238,28 @@ def test_who_comes_between_two_ends_hears_the_last_words_of_both(
     world.run(100.0)
     assert world.most() <= LIMIT
     assert world.used(world.now - 30.0, world.now) > 0.4 * LIMIT
+
+
+def test_what_the_provider_counts_from_before_a_restart_is_not_somebody_elses() -> None:
+    """Its headers say that little is left, as was assumed; each replica takes only its part of that as spent."""
+    world = World(1)
+    limits = per_minute(600)
+    for _ in range(4):
+        world.start(limits, demand=5.0)
+    world.run(100.0)
+    for process in world.live:
+        process.kill()
+    world.run(1.0)
+    again = [world.start(limits, demand=5.0) for _ in range(4)]
+    world.run(4.0)
+    before = len(world.spent)
+    for _ in range(120):
+        world.run(0.25)
+        left = 600 - world.used(world.now - 60.0, world.now)
+        for process in again:
+            process.limiter.observe(KEY, QuotaReport((Quota("requests", limit=600, remaining=max(0, left)),)))
+    assert len(world.spent) - before >= 0.9 * 300
+    assert world.most() <= 600 * CATCH_UP
 
 
 @settings(max_examples=8, deadline=None, derandomize=True, phases=PHASES)
