@@ -98,7 +98,7 @@ class Gate:
 
     def bounce(self, message: Any, request_id: str) -> None:
         """Put back a message that arrived while the gate is shut."""
-        self._do(partial(self._put_back, message, request_id))
+        self._do(partial(self.put_back, message, request_id))
 
     def open(self, queue: str) -> None:
         """Open a gate before its time."""
@@ -138,7 +138,8 @@ class Gate:
         put_back = partial(self._do, partial(self._reject, message, request_id))
         self._consumer.timer.call_after(delay, put_back)
 
-    def _put_back(self, message: Any, request_id: str) -> None:
+    def put_back(self, message: Any, request_id: str) -> None:
+        """Put back a message that has just arrived."""
         self.bounced += 1
         self._reject(message, request_id)
 
@@ -196,6 +197,8 @@ class Gate:
             self._resume(queue)
 
     def _resume(self, queue: str) -> None:
+        if not self._consumer.pool.active:
+            return  # the worker ends: what it took now, nobody would run
         if self._until.pop(queue, None) is None:
             return
         self._timers.pop(queue, None)

@@ -13,6 +13,8 @@ __all__ = ["inference_strategy"]
 def inference_strategy(task: Any, app: Any, consumer: Any, **kwargs: Any) -> Callable[..., Any]:
     """Celery's default, behind the gate: what arrives while it is shut goes back without an event or a log line.
 
+    So does what arrives when the worker ends: the pool takes nothing more.
+
     And behind a look at the message's form: a body that only turns out in the pool to be no task's, is never
     acknowledged by Celery, or ends the worker.
     """
@@ -21,6 +23,8 @@ def inference_strategy(task: Any, app: Any, consumer: Any, **kwargs: Any) -> Cal
     gate = main.gate
 
     def on_message(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
+        if not consumer.pool.active:  # it came while the worker, which ends, said that it takes no more
+            return gate.put_back(message, str(message.headers.get("id", "")))
         if gate.any_closed and gate.closed(gate.queue_of(message)):
             return gate.bounce(message, str(message.headers.get("id", "")))
         if (

@@ -74,3 +74,26 @@ def test_a_rolling_deploy_under_load_loses_and_doubles_nothing(shop: Shop, pool:
     assert old.wait_for_exit() == 0
     settled(caller, queued=0, failed=0, cancelled=0)
     assert shop.provider.count == 60
+
+
+@pytest.mark.parametrize("pool", ["threads", "gevent", "prefork"])
+def test_a_worker_that_ends_takes_nothing_more_into_its_free_slots(shop: Shop, pool: str):
+    release = shop.directory / "release"
+    [old] = shop.workers(1, slots=4, pool=pool)
+    caller = shop.caller()
+    shop.provider.script(Held(Reply(), release))
+    running = caller.submit(DEPLOYMENT, "running")
+    shop.provider.wait_for(lambda provider: provider.in_flight == 1, LIMIT)
+
+    old.kill("SIGTERM")
+    old.wait_for_log("Warm shutdown")
+    shop.workers(1, slots=4, pool=pool)
+    later = [caller.submit(DEPLOYMENT, f"later {number}") for number in range(16)]
+
+    assert [handle.result(LIMIT).text for handle in later] == [TEXT] * 16
+    assert not running.done
+    release.touch()
+    assert running.result(LIMIT).text == TEXT
+    assert old.wait_for_exit() == 0
+    settled(caller, completed=16, queued=0)
+    assert shop.provider.count == 17

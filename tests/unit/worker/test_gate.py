@@ -75,6 +75,7 @@ class Worker:
             task_consumer=ConsumerSet(self.channel, self.app.amqp.queues.consume_from),
             connection=SimpleNamespace(transport=SimpleNamespace(driver_type="amqp")),
             connection_errors=(ConnectionError,),
+            pool=SimpleNamespace(active=True),
         )
         self.gate = Gate(self.consumer, Hooks([self.events.append]), now=lambda: self.time)
 
@@ -240,6 +241,17 @@ def test_a_message_routed_by_hand_to_another_queue_waits_alone(worker):
     assert worker.channel.done == [], "back at once it would come again at once"
     worker.pass_time(LONGEST_HOLD + 0.1)
     assert worker.channel.done == [("reject", True)]
+
+
+def test_when_the_worker_ends_it_does_not_begin_to_consume_again(worker):
+    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.turn()
+    worker.channel.done.clear()
+    worker.consumer.pool.active = False
+    worker.pass_time(10.1)
+    worker.gate.open(QUEUE)
+    worker.turn()
+    assert worker.channel.done == [], "the pool runs nothing any more"
 
 
 def test_its_repr_says_what_is_shut(worker):
