@@ -68,6 +68,38 @@ def test_sharing_it_out_frees_nothing(
     assert giver.deal("me", {"me": 1.0, "0": 1.0}, 0.0, now) == {}, "each has a part of it once"
 
 
+@given(
+    amount=st.integers(0, 10_000),
+    weights=st.lists(st.floats(0.5, 50.0), min_size=1, max_size=5),
+    coming=st.floats(0.0, 50.0),
+    later=st.floats(0.0, 70.0),
+)
+def test_each_knows_about_how_much_of_it_the_others_have(
+    amount: int, weights: list[float], coming: float, later: float
+) -> None:
+    """The provider counts all of it: what is not known to be the others' would be taken for a stranger's."""
+    now = 100.0
+    names = {"me": 1.0} | {f"{number}": weight for number, weight in enumerate(weights)}
+    giver = Assumption(SlidingWindow(SPAN), "requests")
+    giver.begin(amount, now, "me", now)
+    giver.deal("me", names, coming, now + 1.0)
+    all_of_them = {"me": giver}
+    for name in names:
+        if name != "me":
+            taker = all_of_them[name] = Assumption(SlidingWindow(SPAN), "requests")
+            taker.accept(giver.dealt[name], now + 1.0)
+            for other, spent in giver.dealt.items():
+                taker.hear(other, "me", spent)
+    now += 1.0 + later
+    exact = {
+        name: sum(n for at, n in slots(one._window) if at + SPAN > now) for name, one in all_of_them.items()
+    }
+    for name, one in all_of_them.items():
+        others = sum(n for other, n in exact.items() if other != name)
+        rounding = len(names) * (1 + amount * 0.25 / SPAN)
+        assert abs(one.of_others(name, now) - others) <= rounding
+
+
 def slots(window: SlidingWindow) -> list[tuple[float, int]]:
     return [(slot.last, slot.requests) for slot in window.slots]
 
