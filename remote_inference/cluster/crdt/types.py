@@ -140,6 +140,8 @@ class PNCounter(Crdt):
     def all_of(self, names: Iterable[str]) -> list[int]:
         """`of` each of them, or 0 where it is less."""
         up, down = self.up, self.down
+        if not down:
+            return [up.get(name, 0) for name in names]
         return [max(0, up.get(name, 0) - down.get(name, 0)) for name in names]
 
     def add(self, replica: str, n: int) -> None:
