@@ -19,8 +19,8 @@ VERSION = 1
 HELLO, DELTA, FULL, ARCHIVE, BYE = "h", "d", "f", "a", "b"
 
 _DIGEST = 8
-_KEY = b"remote_inference gossip"
-_DECODE = json.JSONDecoder().decode
+_KEYED = hashlib.blake2b(digest_size=_DIGEST, key=b"remote_inference gossip")
+_DECODE = json.JSONDecoder().raw_decode  # `decode` also looks for blanks, of which there are none
 _ENCODE = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
 
 
@@ -45,10 +45,11 @@ def decode(body: bytes | str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     if raw[: 2 * _DIGEST] != _digest(text):
         raise Foreign("it has no digest of ours")
     try:
-        head = _DECODE(text.decode())
+        json_text = text.decode()
+        head, end = _DECODE(json_text)
     except (ValueError, RecursionError):
         raise Foreign("it is no JSON") from None
-    if not isinstance(head, dict) or not _is_head(head):
+    if end != len(json_text) or not isinstance(head, dict) or not _is_head(head):
         raise Foreign("its head is not understood")
     entries = head.pop("e", None)
     dead, wanted = head.get("d"), head.get("q")
@@ -65,7 +66,9 @@ def decode(body: bytes | str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
 
 def _digest(text: bytes) -> bytes:
     """Against what was garbled or meant for somebody else; it is no protection from one who means it."""
-    return hashlib.blake2b(text, digest_size=_DIGEST, key=_KEY).hexdigest().encode()
+    digest = _KEYED.copy()
+    digest.update(text)
+    return digest.hexdigest().encode()
 
 
 _KINDS = frozenset({HELLO, DELTA, FULL, ARCHIVE, BYE})

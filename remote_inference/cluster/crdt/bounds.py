@@ -81,29 +81,29 @@ _NUMBERS = frozenset({int, float})
 def _size(value: Any, depth: int) -> int:
     """About how many characters a value is long; `_TOO_LONG` or more if it is not JSON or too deep."""
     kind = type(value)
+    if kind is list or kind is dict:
+        if depth == 0 or len(value) > LONGEST_VALUE:
+            return _TOO_LONG
+        size, others = 2, 0
+        if kind is dict:
+            for key in value:
+                if type(key) is not str:
+                    return _TOO_LONG
+                size += len(key) + 2 if key.isascii() else _size(key, 0)
+            value = value.values()
+        for part in value:
+            # most of what is sent are small numbers: not worth a call each
+            if type(part) not in _NUMBERS or not -LARGEST <= part <= LARGEST:  # nan and infinity are not within
+                others += 1
+                size += 1 + _size(part, depth - 1)
+                if size > LONGEST_VALUE:  # long enough: what follows is not read
+                    break
+        return size + 11 * (len(value) - others)
     if kind is str:
         return len(value) + 2 if len(value) <= LONGEST_VALUE and _encodable(value) else _TOO_LONG
-    if kind is int or kind is float:
-        return 10 if -LARGEST <= value <= LARGEST else _TOO_LONG  # nan and infinity are not within
-    if value is None or kind is bool:
-        return 4
-    if depth == 0 or (kind is not list and kind is not dict) or len(value) > LONGEST_VALUE:
-        return _TOO_LONG
-    size = 2
-    if kind is dict:
-        for key in value:
-            if type(key) is not str:
-                return _TOO_LONG
-            size += len(key) + 2 if key.isascii() else _size(key, 0)
-        value = value.values()
-    # most of what is sent are small numbers: not worth a call each
-    rest = [part for part in value if type(part) not in _NUMBERS or not -LARGEST <= part <= LARGEST]
-    size += 11 * (len(value) - len(rest))
-    for part in rest:
-        size += 1 + _size(part, depth - 1)
-        if size > LONGEST_VALUE:  # long enough: what follows is not read
-            break
-    return size
+    if kind in _NUMBERS:
+        return 10 if -LARGEST <= value <= LARGEST else _TOO_LONG
+    return 4 if value is None or kind is bool else _TOO_LONG
 
 
 def _encodable(text: str) -> bool:
