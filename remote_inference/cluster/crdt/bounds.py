@@ -93,7 +93,9 @@ def _size(value: Any, depth: int) -> int:
             value = value.values()
         for part in value:
             # most of what is sent are small numbers: not worth a call each
-            if type(part) not in _NUMBERS or not -LARGEST <= part <= LARGEST:  # nan and infinity are not within
+            if (
+                type(part) not in _NUMBERS or not -LARGEST <= part <= LARGEST
+            ):  # nan and infinity are not within
                 others += 1
                 size += 1 + _size(part, depth - 1)
                 if size > LONGEST_VALUE:  # long enough: what follows is not read
