@@ -91,6 +91,9 @@ class Replica:
         """Until when this replica may act on what it owns; infinite while it works alone."""
         self.listening_until = -math.inf
         """Until when it only listens; infinite while it waits for the broker."""
+        self.reached = threading.Event()
+        """Set but while it waits for the broker."""
+        self.reached.set()
         self.echo = -math.inf
         """When it sent the latest message of its own that it has heard."""
         self.skew = Skew(on_skew)
@@ -237,7 +240,7 @@ class Replica:
         """There will be a broker: until it is reached nothing is handed out."""
         with self.lock:
             self._started_at = self._clock.monotonic()
-            self.listening_until = math.inf
+            self._listen(math.inf)
 
     def online(self) -> None:
         """Messages of others arrive from now on."""
@@ -426,11 +429,19 @@ class Replica:
         self.echo = -math.inf
         self._steady_since = now
         self._settled = False
-        self.listening_until = self.lease_until = self._started_at = math.inf
+        self.lease_until = self._started_at = math.inf
+        self._listen(math.inf)
         self._next.hello = now + wait
         for part in self._parts:
             part.rejoined(before)
         self._next.soon = math.inf
+
+    def _listen(self, until: float) -> None:
+        self.listening_until = until
+        if until == math.inf:
+            self.reached.clear()
+        else:
+            self.reached.set()
 
     def _back_off(self, now: float) -> float:
         """Seconds until it joins anew: longer each time, for where many cannot keep up, their joining is why."""
@@ -443,7 +454,7 @@ class Replica:
         logger.warning(
             "gossip: no broker within %.0f s; %s counts its limits alone", UNREACHED, self.name or self.id
         )
-        self.listening_until = -math.inf
+        self._listen(-math.inf)
         self.lease_until = math.inf
         self._acted = True
         for part in self._parts:
@@ -483,7 +494,7 @@ class Replica:
                 self._steady_since = now  # what the others said meanwhile was not heard either
             self.echo = sent
             if self.listening_until == math.inf:  # we hear ourselves, so we hear the others
-                self.listening_until = now + LISTEN
+                self._listen(now + LISTEN)
                 self._next.hello = math.inf
             if not self.alone:
                 self.lease_until = sent + LEASE - GUARD

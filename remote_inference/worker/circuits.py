@@ -34,8 +34,6 @@ has not heard of it by then would probe once too often."""
 NEWCOMER = 2.0
 """Seconds for which a process waits with its first request until it has heard the others. They answer within 0.1 s."""
 
-NEWCOMER_LOOK = 0.02
-
 _LATEST = 2**50
 _LONGEST = 1e12
 
@@ -98,9 +96,10 @@ class Circuits:
         replica = self._replica
         if replica is None:
             return
-        end = self._clock.monotonic() + NEWCOMER
-        while (now := self._clock.monotonic()) < min(end, replica.listening_until):
-            self._clock.sleep(min(NEWCOMER_LOOK, end - now))
+        clock = self._clock
+        end = clock.monotonic() + NEWCOMER
+        if clock.wait(replica.reached, NEWCOMER):
+            clock.sleep(max(0.0, min(end, replica.listening_until) - clock.monotonic()))
 
     def force(self, deployment: Deployment, seconds: float | None) -> None:
         """Open the circuit for so many seconds, or close it (None). The other replicas hear of it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -26,8 +27,8 @@ class SkewedClock:
     def sleep(self, seconds: float) -> None:
         self._clock.sleep(seconds)
 
-    def wait(self, event: object, timeout: float | None) -> bool:
-        raise NotImplementedError
+    def wait(self, event: threading.Event, timeout: float | None) -> bool:
+        return self._clock.wait(event, timeout)
 
 
 class GossipNet:
