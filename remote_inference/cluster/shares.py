@@ -1,11 +1,4 @@
-"""`Shares`: a limiter's part in the replicated state: what it tells the others, what it hears, the rounds in between.
-
-Paths, whose last part is the replica that says it: ("rights", subject, replica), of each dimension; ("given" | "taken",
-subject, dimension, replica); ("assumed", subject, dimension, taker, replica), what of a gift is taken to be spent;
-("spend", subject, second of its clock, replica), of each dimension. What a key's limits
-were found out to be is everybody's: ("limits", subject). A subject is the digest of a key, or of a deployment that has
-a limit of its own.
-"""
+"""`Shares`: a limiter's part in the replicated state: the rounds between what it hears and what it tells."""
 
 from __future__ import annotations
 
@@ -15,17 +8,19 @@ import threading
 from collections.abc import Sequence
 
 from ..clock import Clock
-from .assumption import Assumption, Spent, from_wire, to_wire
+from .assumption import Assumption
 from .base import LimitKey
-from .crdt import GCounter, LwwRegister, Path, PNCounter
+from .crdt import GCounter, LwwRegister, Path
+from .hearing import Hearing, Subject
 from .key import CONCURRENT, KeyState, Member, Share
 from .learned import LearnedLimits
 from .ledger import Ledger, Peer
 from .pace import Pace
 from .pauses import Pauses
 from .peers import LEASE
-from .record import Record, is_news
+from .record import Record
 from .replica import Replica
+from .telling import GIVEN, KINDS, LIMITS, TAKEN, Telling
 from .window import DIMENSIONS, Ceilings
 
 __all__ = ["Shares"]
@@ -37,8 +32,6 @@ SWEEP = 10.0
 
 _ROUNDS = 2
 """Of gossip: for so long a replica has rights in hand, and waits for a better one to take what nobody holds."""
-_RIGHTS, _GIVEN, _TAKEN, _SPEND, _LIMITS = "rights", "given", "taken", "spend", "limits"
-_ASSUMED = "assumed"
 
 
 class Shares:
@@ -50,7 +43,7 @@ class Shares:
         window, span, grain: seconds; see `GossipRateLimiter`. ``span`` is the window with its margin.
     """
 
-    kinds = frozenset({_RIGHTS, _GIVEN, _TAKEN, _ASSUMED, _SPEND, _LIMITS})
+    kinds = KINDS
 
     def __init__(self, clock: Clock, replica: Replica, *, window: float, span: float, grain: float) -> None:
         self.lock = threading.Lock()
@@ -62,8 +55,10 @@ class Shares:
         self._span = span
         self._grain = grain
         self._by_digest: dict[str, KeyState] = {}
-        self._subjects: dict[str, tuple[KeyState, dict[str, Share]]] = {}
+        self._subjects: dict[str, Subject] = {}
         """By digest: of keys, and of deployments with a limit of their own."""
+        self._telling = Telling(replica)
+        self._hearing = Hearing(clock, replica, self._subjects, span)
         self._next_sweep = -math.inf
         self.pauses = Pauses(clock, replica, self.lock, self._by_digest)
         replica.attach(self)
@@ -76,9 +71,9 @@ class Shares:
             now = self._clock.monotonic()
             touched: dict[str, KeyState] = {}
             for path in paths:
-                if path[0] == _LIMITS:
+                if path[0] == LIMITS:
                     self._hear_learned(path, now)
-                elif (state := self._hear(path, now)) is not None:
+                elif (state := self._hearing.hear(path, now)) is not None:
                     touched[state.digest] = state
             for state in touched.values():
                 state.refresh(now)
@@ -89,10 +84,13 @@ class Shares:
         with self.lock:
             for state in self.keys.values():
                 self.round(state, now)
-                self._say(state, now)
+                self._telling.spend(state)
+            for subject, (_, shares) in self._subjects.items():
+                if shares:
+                    self._telling.rights(subject, shares, now)
             if now >= self._next_sweep:
                 self._next_sweep = now + SWEEP
-                self._sweep(now)
+                self._hearing.sweep(now)
 
     def members_changed(self, now: float) -> None:
         """See `Part`."""
@@ -108,7 +106,7 @@ class Shares:
                     share.unheard.pop(replica, None)
                     share.assumption.forget(replica)
             for path, entry in self._replica.state.entries.items():
-                if path[0] in (_GIVEN, _TAKEN) and isinstance(entry, GCounter):
+                if path[0] in (GIVEN, TAKEN) and isinstance(entry, GCounter):
                     entry.drop(replica)
 
     def rejoined(self, before: str) -> None:
@@ -122,7 +120,7 @@ class Shares:
                     share.ledger.give_up()
                     share.assumption.clear()
             for subject in self._subjects:
-                self._hear_all(subject, now, of=before)
+                self._hearing.hear_all(subject, now, of=before)
             for state in self.keys.values():
                 state.refresh(now)
 
@@ -151,7 +149,7 @@ class Shares:
         }
 
     def publish_learned(self, state: KeyState, learned: LearnedLimits) -> None:
-        self._replica.own((_LIMITS, state.digest), LwwRegister).set(learned.to_wire(), self._replica.id)
+        self._telling.limits(state, learned)
 
     def _hear_learned(self, path: Path, now: float) -> None:
         state = self._by_digest.get(path[1]) if len(path) == 2 else None
@@ -184,7 +182,7 @@ class Shares:
         else:
             if state.learned is None:
                 state.learned = LearnedLimits()
-                self._hear_learned((_LIMITS, state.digest), now)
+                self._hear_learned((LIMITS, state.digest), now)
             ceilings = ceilings.least(Ceilings(**state.learned.ceilings(self._clock.time())))
         for name in (*DIMENSIONS, CONCURRENT):
             limit = getattr(ceilings, name)
@@ -199,7 +197,7 @@ class Shares:
                 pace = Pace(burst, now) if paced else None
                 share = Share(name, self._ledger(name, span, now), pace, Assumption(state.window, name), now)
                 state.shares[name] = share
-                self._hear_all(state.digest, now)
+                self._hearing.hear_all(state.digest, now)
             share.ledger.limit = limit
         state.paces = [
             (index, share.pace)
@@ -218,7 +216,7 @@ class Shares:
             ledger = self._ledger(CONCURRENT, 0.0, now)
             member.share = Share(CONCURRENT, ledger, None, Assumption(state.window, CONCURRENT), now)
             self._subjects[digest] = (state, {CONCURRENT: member.share})
-            self._hear_all(digest, now)
+            self._hearing.hear_all(digest, now)
         member.share.ledger.limit = limit
 
     def _ledger(self, name: str, span: float, now: float) -> Ledger:
@@ -314,145 +312,3 @@ class Shares:
             silence = min(heard + LEASE, now) - max(heard, now - ledger.span)
             unheard = min(unheard, record.pace * (silence + 2 * share.pace.burst))
         return float(min(most, known + unheard))
-
-    def _say(self, state: KeyState, now: float) -> None:
-        """Put into the replicated state what this replica has to tell."""
-        replica, me = self._replica, self._replica.id
-        for second, amounts in sorted(state.unsaid.items()):
-            for index, name in enumerate(DIMENSIONS):
-                if amounts[index] and name in state.shares:
-                    replica.own((_SPEND, state.digest, str(second), me), PNCounter).add(name, amounts[index])
-        state.unsaid = {}
-        for subject, (owner, shares) in self._subjects.items():
-            if owner is state and shares:
-                self._say_rights(subject, shares, now)
-
-    def _say_rights(self, subject: str, shares: dict[str, Share], now: float) -> None:
-        replica, me = self._replica, self._replica.id
-        value = {name: share.ledger.record(now) for name, share in shares.items()}
-        path = (_RIGHTS, subject, me)
-        known = replica.state.get(path, LwwRegister)
-        told = None if known is None else known.value
-        news = (
-            type(told) is not dict
-            or told.keys() != value.keys()
-            or (replica.says_all(now) and told != value)
-            or any(is_news(told[name], value[name], wanted=shares[name].ledger.wanted) for name in value)
-        )
-        if news:
-            replica.own(path, LwwRegister).set(value, me)
-        for name, share in shares.items():
-            news |= self._say_counts((_GIVEN, subject, name, me), share.ledger.given)
-            news |= self._say_counts((_TAKEN, subject, name, me), share.ledger.taken)
-        for share in shares.values():
-            if news and share.assumption.lasts(now):
-                self._say_assumed(subject, share)
-
-    def _say_assumed(self, subject: str, share: Share) -> None:
-        """With every word of rights: who hears of a gift has to hear at once what of it is spent."""
-        me = self._replica.id
-        for taker, spent in share.assumption.dealt.items():
-            if taker == me or share.ledger.receipts.get(taker, {}).get(me, 0) < spent.upto:
-                path = (_ASSUMED, subject, share.dimension, taker, me)
-                self._replica.own(path, LwwRegister).set(to_wire(spent), me)
-
-    def _say_counts(self, path: Path, counts: dict[str, int]) -> bool:
-        if not counts:
-            return False
-        entry, news = self._replica.state.get(path, GCounter), False
-        known = {} if entry is None else entry.counts
-        for name, count in counts.items():
-            grown = count - known.get(name, 0)
-            if grown > 0:
-                self._replica.own(path, GCounter).add(name, grown)
-                news = True
-        return news
-
-    def _hear_all(self, subject: str, now: float, of: str | None = None) -> None:
-        for path in list(self._replica.state.entries):
-            if path[0] in self.kinds and path[1:2] == (subject,) and of in (None, path[-1]):
-                self._hear(path, now)
-
-    def _hear(self, path: Path, now: float) -> KeyState | None:
-        """What another one has spent, holds or has given; the key, if this replica may do more or less now."""
-        name, replica = path[-1], self._replica
-        found = self._subjects.get(path[1]) if len(path) >= 3 else None
-        if found is None or name == replica.id:
-            return None
-        state, shares = found
-        if path[0] == _SPEND:
-            self._hear_spend(state, path, now)
-        elif not replica.knows(name):
-            return None
-        elif path[0] == _RIGHTS:
-            self._hear_rights(shares, path, name)
-        elif len(path) == 4 and (share := shares.get(path[2])) is not None:
-            counter = replica.state.get(path, GCounter)
-            if counter is None:
-                return None
-            if path[0] == _TAKEN:
-                share.ledger.receipts[name] = counter.counts
-            elif path[0] == _GIVEN:
-                share.ledger.gifts[name] = counter.counts
-                return state if self._accept(state, share, name, now) else None
-        elif path[0] == _ASSUMED and len(path) == 5:
-            spent = self._assumed(path, now)
-            if spent is not None and path[2] in shares:
-                shares[path[2]].assumption.hear(path[3], name, spent)
-        return None
-
-    def _accept(self, state: KeyState, share: Share, giver: str, now: float) -> int:
-        """Take what that one has given; how much that is."""
-        me, ledger = self._replica.id, share.ledger
-        gift = ledger.accept(giver, me)
-        spent = self._assumed((_ASSUMED, state.digest, share.dimension, me, giver), now) if gift else None
-        if spent is not None and 0 <= ledger.taken[giver] - spent.upto < gift:
-            share.assumption.accept(spent._replace(amount=min(spent.amount, gift)), now)
-        return gift
-
-    def _assumed(self, path: Path, now: float) -> Spent | None:
-        """What is taken to be spent, in our time."""
-        register, offset = self._replica.state.get(path, LwwRegister), self._replica.offset_of(path[-1])
-        if register is None or offset is None:
-            return None
-        return from_wire(register.value, offset, now, self._span)
-
-    def _hear_spend(self, state: KeyState, path: Path, now: float) -> None:
-        entry, expires = self._replica.state.get(path, PNCounter), self._expires(path)
-        if entry is not None and expires <= now + 2 * self._span:
-            state.spend.hear(path[3], int(path[2]), entry.all_of(DIMENSIONS), expires, now)
-
-    def _hear_rights(self, shares: dict[str, Share], path: Path, name: str) -> None:
-        register = self._replica.state.get(path, LwwRegister)
-        value = None if register is None else register.value
-        if type(value) is not dict:
-            return
-        for dimension, share in shares.items():
-            ledger = share.ledger
-            try:
-                record = ledger.records[name] = Record(value.get(dimension))
-            except ValueError:  # or it has no such limit
-                continue
-            if record.need >= 1 and (ledger.spare >= 1 or (record.urgent and ledger.held)):
-                self._replica.soon()
-
-    def _expires(self, path: Path) -> float:
-        """When what a path tells of leaves the window, if it is spending and its writer is known; else never."""
-        replica = self._replica
-        offset = replica.offset_of(path[-1])
-        if offset is None:
-            return math.inf
-        if path[0] == _ASSUMED:
-            spent = self._assumed(path, self._clock.monotonic())
-            return math.inf if spent is None else spent.last + self._span
-        try:
-            return int(path[2]) + 1 + offset + self._span if len(path) == 4 else math.inf
-        except (ValueError, OverflowError):
-            return math.inf
-
-    def _sweep(self, now: float) -> None:
-        """Drop what was spent before the window, also of keys that are not ours, and what never is in it."""
-        replica = self._replica
-        for path in [path for path in replica.state.entries if path[0] in (_SPEND, _ASSUMED)]:
-            if not now < self._expires(path) <= now + 2 * self._span:
-                replica.forget(path)
