@@ -27,6 +27,9 @@ __all__ = ["Shares"]
 
 LOOK = 1.0
 """Seconds between two looks at limits that are learned."""
+UNEVEN = 3.0
+"""Seconds by which what nobody counted is taken to be spent later than it can have been: evenly, which it never was.
+Who starts takes nothing before that anyway."""
 SWEEP = 10.0
 """Seconds between two looks for what was spent too long ago to matter."""
 
@@ -274,9 +277,9 @@ class Shares:
             return
         burst = min(member.burst for member in state.members.values())
         part = (self._window - burst) / (self._window - 1.0) if burst > 1.0 else 1.0
-        since = max(share.since, self._replica.hears_since)
-        if since > now - self._span:  # else all that matters was counted: the limit was found out later
-            share.assumption.begin(round(taken * part), since, self._replica.id, now)
+        counted = max(share.since, self._replica.hears_since)
+        if counted > now - self._span:  # else all that matters was counted: the limit was found out later
+            share.assumption.begin(round(taken * part), min(now, counted + UNEVEN), self._replica.id, now)
 
     def _deal_assumed(self, state: KeyState, live: Sequence[str], now: float) -> None:
         """Give the others their part of what was assumed to be spent."""
