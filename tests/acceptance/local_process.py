@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -20,6 +21,10 @@ from typing import Any
 START_LIMIT = 60.0  # seconds a node may take until it is ready; two cores under load are slow
 EXIT_LIMIT = 20.0
 INHERITED_ENVIRONMENT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "COVERAGE_PROCESS_START")
+
+LOCAL_PORTS = 32_768
+"""Where the kernel begins to give ports to outgoing connections, if it does not say."""
+_random = random.SystemRandom()  # several test processes look for ports at once
 
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 _prctl: Callable[..., int] | None = getattr(ctypes.CDLL(None), "prctl", None)  # Linux only
@@ -44,11 +49,20 @@ def wait_until(condition: Callable[[], bool], what: str, limit: float = START_LI
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """A port of the loopback interface that nobody listens on.
+
+    Below those that the kernel gives to outgoing connections. Who tries to reach a server that is down may else be
+    given its very port, and is then connected with itself: the server finds its port in use when it comes back.
+    """
+    try:
+        given_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    except (OSError, ValueError):
+        given_from = LOCAL_PORTS
+    while True:
+        port = _random.randrange(given_from - min(10_000, given_from // 2), given_from)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def _die_with_parent() -> None:

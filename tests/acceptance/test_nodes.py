@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from celery import Celery
-from local_process import wait_until
+from local_process import free_port, wait_until
 from pytest_celery import RabbitMQTestBroker, RedisTestBackend
 
 LIMIT = 30  # seconds
+
+
+def test_no_port_of_a_node_is_given_to_somebody_who_looks_for_it():
+    """A client that retries while a broker restarts took its port once, and was connected with itself."""
+    with (
+        socket.create_server(("127.0.0.1", 0)) as server,
+        socket.create_connection(server.getsockname()) as given,
+    ):
+        lowest = min(server.getsockname()[1], given.getsockname()[1])
+    given_from = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    assert given_from <= lowest
+    assert all(1024 < free_port() < given_from for _ in range(50))
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent", "prefork"])
