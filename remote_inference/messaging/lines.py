@@ -12,6 +12,7 @@ from amqp.exceptions import IrrecoverableChannelError, MessageNacked
 from kombu.connection import Connection
 
 from .delivery import Delivery, DeliveryState, Probe
+from .read_ahead import ReadAhead
 
 __all__ = ["BrokerBlocked", "Line", "connect_line"]
 
@@ -104,6 +105,7 @@ class AmqpLine(Line):
         self._transport = self._amqp.transport
         self._transport.sock.settimeout(WRITE_TIMEOUT)
         self.fileno = self._transport.sock.fileno()
+        self._read_ahead = ReadAhead(self._amqp)
         self.heartbeat_interval = (self._amqp.heartbeat or HEARTBEAT) / 2
         self._confirmed = self._channel()
         self._confirmed.confirm_select()
@@ -148,11 +150,7 @@ class AmqpLine(Line):
         transport.write(buffer)
 
     def drain(self) -> None:
-        while True:
-            try:
-                self._amqp.drain_events(timeout=0)
-            except (TimeoutError, BlockingIOError):
-                return
+        self._read_ahead.drain(0.0)
 
     def heartbeat(self) -> None:
         self._amqp.heartbeat_tick(rate=2)

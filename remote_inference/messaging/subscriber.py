@@ -13,6 +13,7 @@ from typing import Any
 from kombu.connection import Connection
 
 from ..clock import Clock, SystemClock
+from .read_ahead import ReadAhead
 
 __all__ = ["Subscriber"]
 
@@ -21,7 +22,7 @@ logger = logging.getLogger(__name__)
 HEARTBEAT = 20.0
 
 TICK_SHORTEST, TICK_LONGEST = 0.001, HEARTBEAT / 2
-"""Seconds between two ticks: py-amqp spins in a read of no time at all, and heartbeats want to be sent."""
+"""Seconds between two ticks: who always has something due must not spin, and heartbeats want to be sent."""
 
 TICK_AFTER_FAULT = 1.0
 """Seconds until a tick that raised is called again."""
@@ -142,6 +143,7 @@ class Subscriber:
             max_retries=1, interval_start=0, interval_step=0, reraise_as_library_errors=False
         )
         self._connection = connection
+        drain = _drain_of(connection)
         channel = connection.channel()
         for queue, kept in self._declare(channel).items():
             channel.basic_consume(
@@ -157,10 +159,7 @@ class Subscriber:
             timeout = self._until_tick()
             if self._stopping.is_set() or self._renewing:
                 return
-            try:
-                connection.drain_events(timeout=timeout)
-            except TimeoutError:
-                pass
+            drain(timeout)
             connection.heartbeat_check(rate=2)
 
     def _complain(self, exc: Exception) -> None:
@@ -206,6 +205,20 @@ class Subscriber:
             self._on_message(message.body)
         except Exception:  # one bad message must not end the reading of all others
             logger.exception("%s: a message could not be handled", self._name)
+
+
+def _drain_of(connection: Connection) -> Callable[[float], None]:
+    """What handles the messages that have come, or waits for some for so many seconds."""
+    if connection.transport.driver_type == "amqp":
+        return ReadAhead(connection.connection).drain
+
+    def drain(timeout: float) -> None:
+        try:
+            connection.drain_events(timeout=timeout)
+        except TimeoutError:
+            pass
+
+    return drain
 
 
 def _interrupt(connection: Connection) -> None:

@@ -21,7 +21,7 @@ class FakeConnection:
 
     connection_errors = (ConnectionError,)
     channel_errors = ()
-    transport = SimpleNamespace(wake=lambda: None)
+    transport = SimpleNamespace(wake=lambda: None, driver_type="embedded")
     heartbeat = 0.0
 
     def __init__(self, rig: Rig) -> None:
