@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import heapq
+import math
 import random
 import threading
 from collections import deque
@@ -151,6 +152,7 @@ class _Worker:
         self.replica = Replica(self.clock, name=f"worker{number}", rng=random.Random(rng.random()))
         self.limiter = GossipRateLimiter(self.clock, self.replica)
         self.alive = True
+        self._tick_at = self._woken_at = math.inf
         self.backlog: deque[tuple[int, int]] = deque()
         self.gate = -1.0
         self.ratio = 1.0
@@ -175,16 +177,32 @@ class _Worker:
     def hear(self, message: bytes) -> None:
         if self.alive:
             self.replica.receive(message)
-            if self.replica.due():
-                self.replica.tick()
+            self._plan(self.replica.tick())
             if self.backlog and self.gate <= self.simulation.world.now + PATIENCE:
                 self.pump()
 
     def _tick(self) -> None:
         if self.alive:
-            wait = self.replica.tick()
-            self.simulation.world.at(self.simulation.world.now + max(wait, 0.001), self._tick)
+            self._plan(self.replica.tick())
             self.pump()
+
+    def _plan(self, wait: float) -> None:
+        """The next tick; unless one comes before it, which will see to it."""
+        world = self.simulation.world
+        self._tick_at = world.now + max(wait, 0.001)
+        if self._tick_at < self._woken_at:
+            self._woken_at = self._tick_at
+            world.at(self._tick_at, self._wake)
+
+    def _wake(self) -> None:
+        world = self.simulation.world
+        if world.now < self._woken_at:
+            return  # an earlier one came in between
+        self._woken_at = math.inf
+        if world.now >= self._tick_at:
+            self._tick()
+        else:
+            self._plan(self._tick_at - world.now)
 
     def _arrive(self) -> None:
         """Requests come as they please, at the demanded rate; a queue that is long enough takes no more."""

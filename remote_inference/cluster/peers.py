@@ -92,8 +92,8 @@ class PeerState:
         self.joining = bool(head["s"])
         if "n" in head:
             self.name = head["n"]
-        ahead = wall - head["w"]  # too much by the time of the way
-        self.skew = min(ahead, self.skew + 0.05 * (ahead - self.skew) + 0.001) if self.skew else ahead
+        # However late this message is: how its two clocks differ, against how ours do.
+        self.skew = (wall - now) - (head["w"] - head["m"] - self.offset)
 
 
 class Peers:

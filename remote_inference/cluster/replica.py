@@ -27,18 +27,23 @@ from .part import Part
 from .peers import GUARD, LEASE, MEMORY, OWN_ANSWER, Peers
 from .schedule import Schedule
 from .skew import Skew
+from .strain import Strain
 
 __all__ = ["KEEPALIVE", "Replica"]
 
 logger = logging.getLogger(__name__)
 
 KEEPALIVE = 4.0
-"""Seconds between full records of a member that has nothing to say: 50 of them make 12.5 messages a second."""
+"""Seconds between full records of a member that has nothing to say, at most: 50 of them make 14 messages a second."""
+KEEPALIVE_SPREAD = 0.2
+"""The part of it that is random: those who have answered together shall not go on speaking together."""
 LISTEN = 1.0
 """Seconds for which a newcomer only listens."""
 PERIOD = 0.5
 """Seconds; the usual one, see `Replica`."""
 CROWD = 32
+LONGEST_ASK = 8.0
+"""Times `LISTEN`, at most, between two questions; twice as long each time that nobody answers."""
 URGENT_GAP = 0.02
 ANSWER_DELAY = 0.1
 """Seconds within which a newcomer is answered, at random: many newcomers at once are answered together."""
@@ -97,6 +102,7 @@ class Replica:
         self.echo = -math.inf
         """When it sent the latest message of its own that it has heard."""
         self.skew = Skew(on_skew)
+        self.strain = Strain()
         self._peers = Peers()
         self._parts: list[Part] = []
         self._part_of: dict[str, Part] = {}
@@ -107,9 +113,11 @@ class Replica:
         self._last_full = -math.inf
         self._rejoined = (-math.inf, 0)  # when last, and how often in a row
         self._last_sent = self._asked_at = -math.inf
+        self._asked = 0  # how often in a row
         self._quiet_until = self._next_look = -math.inf
         self._steady_since = -math.inf
         self._settled = False
+        self._told = (1, 0)  # what it said of itself last
         self._acted = False
         self.counters = {"sent": 0, "received": 0, "malformed": 0, "foreign": 0, "rejoined": 0}
 
@@ -317,10 +325,6 @@ class Replica:
             self._hand_over(message)
         return max(0.0, min(due - self._clock.monotonic(), self.period))
 
-    def due(self) -> bool:
-        """Whether `tick` has something to do that should not wait."""
-        return self._next.soon <= self._clock.monotonic()
-
     # -- inside, under the lock
 
     def _due(self, now: float) -> list[bytes]:
@@ -332,15 +336,16 @@ class Replica:
                 self._before_send(now)
             self.state.delta()
             messages.append(self._message(HELLO, self._full_entries(), now))
-            self._next.hello = now + LISTEN if self.listening_until == math.inf else math.inf
+            self._asked += 1
             self._asked_at = now  # also by a greeting: the answers are on their way
+            self._next.hello = self._ask_again_at if self.listening_until == math.inf else math.inf
             return messages
         if now >= self._next.full:
             self._before_send(now)
             self.state.delta()
             messages.append(self._message(FULL, self._full_entries(), now))
             self._last_full = now
-            self._next.full = now + KEEPALIVE
+            self._next.full = now + KEEPALIVE * (1.0 - KEEPALIVE_SPREAD * self._rng.random())
             self._next.delta = now + self._period(now)
             self._next.soon = math.inf
         elif now >= min(self._next.delta, self._next.soon):
@@ -356,13 +361,24 @@ class Replica:
         return messages
 
     def _period(self, now: float) -> float:
-        return self.period * max(1.0, len(self._peers.states) / CROWD)
+        return min(self.period * max(1.0, len(self._peers.states) / CROWD) * self.strain.factor, KEEPALIVE)
+
+    @property
+    def _ask_again_at(self) -> float:
+        """When a question that was not answered is asked again: seldom, if all are busy."""
+        return self._asked_at + LISTEN * min(2.0 ** (self._asked - 1), LONGEST_ASK) * self.strain.factor
 
     def _delta(self, now: float) -> bytes | None:
         self._next.soon = math.inf
         self._before_send(now)
         entries = self.state.delta()
-        return self._message(DELTA, entries, now) if entries else None
+        # That it has listened for long enough is news by itself: who does not hear it takes it for a newcomer, and
+        # what belongs to nobody for his own.
+        return self._message(DELTA, entries, now) if entries or self._standing(now) != self._told else None
+
+    def _standing(self, now: float) -> tuple[int, int]:
+        """Whether it only listens as yet, and its rank."""
+        return int(now < self.listening_until), self.rank
 
     def _before_send(self, now: float) -> None:
         for part in self._parts:
@@ -371,14 +387,15 @@ class Replica:
     def _message(self, kind: str, entries: list[Any], now: float, **more: Any) -> bytes:
         self._last_sent = now
         self.counters["sent"] += 1
+        listens, rank = self._told = self._standing(now)
         head = {
             "k": kind,
             "i": self.id,
             "m": math.floor(now * 1e4) / 1e4,  # never later than it was
             "w": round(self._clock.time(), 3),
-            "s": int(now < self.listening_until),
+            "s": listens,
             "t": self.weight,
-            "r": self.rank,
+            "r": rank,
             **more,
         }
         if kind in (HELLO, FULL):
@@ -464,8 +481,10 @@ class Replica:
         """Notice who has died, and drop what is too old to matter."""
         changed = False
         self.skew.compare(self._peers.skew())
-        if self._peers.still_missing(now) and self._next.hello == math.inf:  # ask; again, if need be
-            self._next.hello = max(now, self._asked_at + LISTEN) + self._rng.random() * ANSWER_DELAY
+        if not self._peers.still_missing(now):
+            self._asked = 0
+        elif self._next.hello == math.inf:  # ask; again, if need be
+            self._next.hello = max(now, self._ask_again_at) + self._rng.random() * ANSWER_DELAY
         for name, peer in list(self._peers.states.items()):
             if not peer.gone and now >= peer.heard + LEASE > self._last_sent + GUARD:
                 self._next.full = now  # is it gone, or do we not hear? Our own echo will tell
@@ -486,6 +505,7 @@ class Replica:
             self._settled = self._acted = True
             for part in self._parts:
                 part.members_changed(now)
+            self.soon()
 
     def _echoed(self, head: dict[str, Any], now: float) -> None:
         sent = head["m"]
@@ -493,6 +513,7 @@ class Replica:
             if not self.connected(now):
                 self._steady_since = now  # what the others said meanwhile was not heard either
             self.echo = sent
+            self.strain.echoed(now - sent)
             if self.listening_until == math.inf:  # we hear ourselves, so we hear the others
                 self._listen(now + LISTEN)
                 self._next.hello = math.inf
@@ -511,6 +532,7 @@ class Replica:
             was_joining = peer.joining
         peer.hear(head, now, self._clock.time())
         said = head["m"] + peer.offset
+        self.strain.heard(now - said)
         told = self._peers.hear_of(others, peer, said, self.id) if others else ()
         if head["k"] == HELLO:
             self._greeted(set(head["q"]), peer.joining, now)
@@ -530,9 +552,11 @@ class Replica:
         if self._peers.asked and self._next.archive == math.inf:
             # one after the other, by rank: who hears that another one has answered does not
             before = sum(self.outranked_by(name) for name in self.members(now))
-            self._next.archive = now + OWN_ANSWER + ANSWER_DELAY * (before + self._rng.random())
+            wait = OWN_ANSWER + ANSWER_DELAY * (before + self._rng.random())
+            self._next.archive = now + wait * self.strain.factor
         if not asked or joining or self.id in asked:
-            answer = max(now + self._rng.random() * ANSWER_DELAY, self._last_full + ANSWER_GAP)
+            gap = ANSWER_GAP * self.strain.factor
+            answer = max(now + self._rng.random() * ANSWER_DELAY, self._last_full + gap)
             self._next.full = min(self._next.full, answer)
             self._next.soon = min(self._next.soon, self._next.full)
 

@@ -7,9 +7,11 @@ lose their connection; and what all of them really spent is written down.
 from __future__ import annotations
 
 import heapq
+import math
 import random
 import threading
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Sequence
 
 from remote_inference.cancel import CancelToken
@@ -72,11 +74,12 @@ class Process:
         self.in_flight = 0
         self.running: list[Permit] = []
         self._connected = False
+        self._tick_at = self._woken_at = math.inf
         self._kept: list[tuple[float, bytes]] = []
         self.replica.send = self._send
         self.replica.start()
         world.after(0.01, self.connect)
-        world.after(0.02, self._tick)
+        world.after(0.02, self._tick)  # until then it does not hear
         world.after(world.rng.uniform(0.02, 0.1), self._work)
 
     # -- what happens to it
@@ -145,12 +148,26 @@ class Process:
             self._kept.append((self.world.now, body))
             return
         self.replica.receive(body)
-        if self.replica.due():
-            self.replica.tick()
+        self._tick()
 
     def _tick(self) -> None:
-        if self.alive:
-            self.world.after(0.05 if self.stopped else max(self.replica.tick(), 0.001), self._tick)
+        """After a message, too: what it brought may have to be done earlier than what was due."""
+        if not self.alive:
+            return
+        self._tick_at = self.world.now + (0.05 if self.stopped else max(self.replica.tick(), 0.001))
+        if self._tick_at < self._woken_at:
+            self._woken_at = self._tick_at
+            self.world.at(self._tick_at, self._wake)
+
+    def _wake(self) -> None:
+        if self.world.now < self._woken_at:
+            return  # an earlier one came in between
+        self._woken_at = math.inf
+        if self.world.now >= self._tick_at:
+            self._tick()
+        else:
+            self._woken_at = self._tick_at
+            self.world.at(self._tick_at, self._wake)
 
     def _work(self) -> None:
         if not self.alive:
@@ -192,12 +209,20 @@ class World:
         seed: of all that is random.
         delay: seconds for which a message is on its way, at most.
         lost, twice: the part of the messages that reach nobody, and that reach somebody twice.
+        cost: seconds that a process computes for each message it hears. All share one processor, where one is handled
+            after the other, unless it is 0: then they have as many as they want.
     """
 
-    def __init__(self, seed: int = 1, *, delay: float = 0.01, lost: float = 0.0, twice: float = 0.0) -> None:
+    def __init__(
+        self, seed: int = 1, *, delay: float = 0.01, lost: float = 0.0, twice: float = 0.0, cost: float = 0.0
+    ) -> None:
         self.now = 0.0
         self.rng = random.Random(seed)
-        self.delay, self.lost, self.twice = delay, lost, twice
+        self.delay, self.lost, self.twice, self.cost = delay, lost, twice, cost
+        self.stalled_until = 0.0
+        """The processor does nothing before."""
+        self._waiting: deque[tuple[float, Process, bytes]] = deque()
+        self._computing = False
         self.processes: list[Process] = []
         self.spent: list[tuple[float, Cost]] = []
         """When and how much, by all that ever lived."""
@@ -244,8 +269,25 @@ class World:
         for receiver in self.processes:
             if receiver.alive and not receiver.cut:
                 for _ in range(2 if self.rng.random() < self.twice else 1):
+                    if self.cost:
+                        self._waiting.append((self.now, receiver, body))
+                        continue
                     delay = self.rng.uniform(0.0, self.delay)
                     self.after(delay, lambda r=receiver: None if r.cut else r.hear(body))  # type: ignore[misc]
+        if self._waiting and not self._computing:
+            self._computing = True
+            self.after(self.cost, self._compute)
+
+    def _compute(self) -> None:
+        """One message is handled; those that are too old the broker has thrown away."""
+        while self._waiting and self.now >= self.stalled_until:
+            sent, receiver, body = self._waiting.popleft()
+            if self.now <= sent + QUEUE_TTL and not receiver.cut:
+                receiver.hear(body)
+                break
+        self._computing = bool(self._waiting)
+        if self._computing:
+            self.at(max(self.now + self.cost, self.stalled_until), self._compute)
 
     def said(self, seconds: float) -> list[bytes]:
         """The messages of the last seconds."""

@@ -191,6 +191,40 @@ def test_fifty_that_start_and_have_nothing_to_send_do_not_talk_of_what_comes_fre
     assert world.held() == 600_000
 
 
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_crowd_that_could_not_keep_up_for_a_while_becomes_calm_by_itself(seed: int) -> None:
+    """All lose their leases and join anew. What they say of that must not keep them from keeping up: it did, and went
+    on so for ever."""
+    world = World(seed, cost=0.004)  # a quarter of the processor is enough for sixteen that are idle
+    for _ in range(16):
+        world.start(per_minute(600_000))
+        world.run(1.0)
+    world.run(20.0)
+    world.stalled_until = world.now + 20.0
+    world.run(20.0)
+    assert world.held() == 0, "their leases are over"
+    world.run(40.0)
+    assert len(world.said(10.0)) / 10.0 < 20.0
+    world.run(70.0)  # until it is of no use any more what those of before have said
+    assert len(world.said(10.0)) / 10.0 < 6.0
+    assert {len(p.replica.members(p.clock.monotonic())) for p in world.processes} == {16}
+    assert not any(p.replica.skew.wrong for p in world.processes)
+    assert world.held() == 600_000
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_of_many_that_start_at_once_one_takes_what_belongs_to_nobody(seed: int) -> None:
+    """Who has listened says so at once, even if it has nothing else to say: the others take it for a newcomer until
+    then, and each of them took all."""
+    world = World(seed)
+    for _ in range(24):
+        world.start(per_minute(60_000))
+    for _ in range(60):
+        world.run(0.1)
+        assert world.held() <= 60_000
+    assert world.held() == 60_000
+
+
 def test_a_limit_that_is_found_out_later_is_not_taken_to_be_spent_by_others() -> None:
     """A minute of what was sent is known by then: assumed to be spent once more, it would stop all for half of one."""
     world = World(3)

@@ -13,7 +13,7 @@ from gossip_world import Process, World, per_minute
 
 from remote_inference.cluster.crdt import LwwRegister, Path
 from remote_inference.cluster.message import decode, encode
-from remote_inference.cluster.peers import ANSWERED, LEASE, MEMORY
+from remote_inference.cluster.peers import ANSWERED, GUARD, LEASE, MEMORY
 from remote_inference.cluster.replica import (
     ANSWER_GAP,
     KEEPALIVE,
@@ -64,6 +64,13 @@ def cluster(world: World, count: int) -> list[Process]:
     found = [world.start() for _ in range(count)]
     world.run(5.0)
     return found
+
+
+def until_it_speaks(world: World, process: Process) -> None:
+    said = len(world.messages)
+    while not any(who is process for _, who, _ in world.messages[said:]):
+        world.run(0.01)
+    world.run(0.01)  # and is heard
 
 
 def members(process: Process) -> list[str]:
@@ -129,7 +136,7 @@ class TestJoining:
         found = cluster(world, 4)
         ids = [process.replica.id for process in found]
         first = [p.replica.id for p in found if not any(p.replica.outranked_by(name) for name in ids)]
-        assert first == [min(ids)]  # they came together
+        assert len(first) == 1
         newcomer = world.start()
         world.run(0.5)
         assert not newcomer.replica.acts(newcomer.clock.monotonic())
@@ -241,10 +248,11 @@ class TestLease:
     def test_nor_by_one_who_ceased_to_hear_before_the_lease_was_over(self) -> None:
         world = World()
         one, other = cluster(world, 2)
+        until_it_speaks(world, other)
         other.cut = True
-        world.run(9.0)
+        world.run(9.5)
         one.cut, other.cut = True, False
-        world.run(8.0)
+        world.run(5.6)
         assert not one.replica._peers.states[other.replica.id].gone
         one.cut = False
         world.run(5.0)
@@ -255,12 +263,12 @@ class TestLease:
         one, other = cluster(world, 2)
         notes = Notes(one.replica)
         notes.note = "mine"
-        world.run(5.0)
+        until_it_speaks(world, one)
         before = one.replica.id
         one.cut = True
-        world.run(12.0)
+        world.run(LEASE - GUARD - 0.1)
         assert one.replica.id == before
-        world.run(4.0)
+        world.run(0.5)
         assert one.replica.id != before
         assert notes.before == [before]
         one.cut = False
@@ -396,6 +404,19 @@ class TestTime:
         assert not wrong.replica.skew.wrong
         assert wrong.skews[1:] == [0.0]
         assert world.held() == 600
+
+    def test_a_clock_is_not_wrong_because_messages_are_late(self) -> None:
+        world = World()
+        one, other = cluster(world, 2)
+        world.run(10.0)
+        one.stop()
+        world.run(14.0)
+        while world.now < 60.0:  # it hears all of it, and what comes then, fourteen seconds late
+            world.delay = 14.0
+            one.go_on()
+            world.run(1.0)
+            known = one.replica._peers.states.get(other.replica.id)
+            assert known is None or abs(known.skew) < 0.1
 
     def test_of_two_one_goes_on(self) -> None:
         world = World()

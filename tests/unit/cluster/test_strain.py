@@ -1,0 +1,48 @@
+"""`Strain`: who hears late speaks seldom, and as ever once all is well again."""
+
+from __future__ import annotations
+
+import pytest
+from gossip_world import World, per_minute
+
+from remote_inference.cluster.strain import LATE, MOST, Strain
+
+
+@pytest.mark.parametrize(
+    ("late", "factor"),
+    [(0.0, 1.0), (-3.0, 1.0), (LATE, 1.0), (3 * LATE, 3.0), (1e9, MOST), (float("inf"), MOST)],
+)
+def test_the_factor_is_how_late_it_is(late: float, factor: float) -> None:
+    for tell in (Strain.heard, Strain.echoed):
+        strain = Strain()
+        tell(strain, late)
+        assert strain.factor == factor
+        tell(strain, 0.0)
+        assert strain.factor == 1.0
+
+
+def test_the_worse_of_both_counts() -> None:
+    strain = Strain()
+    strain.echoed(4 * LATE)
+    strain.heard(2 * LATE)
+    assert strain.factor == 4.0
+    assert "4.0" in repr(strain)
+
+
+def test_deltas_are_seldom_while_messages_are_late_and_as_ever_after_it() -> None:
+    def deltas(world: World) -> int:
+        return sum(b'"k":"d"' in body for body in world.said(20.0))
+
+    world = World(cost=0.001)
+    for _ in range(6):
+        world.start(per_minute(60_000), demand=20.0)
+    world.run(30.0)
+    usual = deltas(world)
+    assert usual > 6 * 20
+    world.cost = 0.04  # all that they say usually is three times what the processor can do
+    world.run(60.0)
+    assert deltas(world) < usual / 3
+    assert not any(process.replica.counters["rejoined"] for process in world.processes)
+    world.cost = 0.001
+    world.run(40.0)
+    assert deltas(world) == pytest.approx(usual, rel=0.2)
