@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import math
+import multiprocessing
 import os
 import random
 import time
@@ -69,16 +70,48 @@ class _Net:
         self.replicas.append(replica)
         self.limiters.append(limiter)
 
-    def step(self) -> None:
-        """Let a little time pass, and carry the messages; what each delta costs the first replica is kept."""
+    def step(self) -> list[bytes]:
+        """Let a little time pass, and carry the messages, which are returned."""
         self.clock.advance(_STEP)
         messages = self._sent[:]
         self._sent.clear()
-        first, *others = self.replicas
+        for replica in self.replicas:
+            for body in messages:
+                replica.receive(body)
+        for replica in self.replicas:
+            replica.tick()
+        return messages
+
+    def foretell(self, steps: int) -> list[list[bytes]]:
+        """The messages of the coming steps, in which all spend; a copy of this process goes through them."""
+        context = multiprocessing.get_context("fork")
+        receiver, sender = context.Pipe(duplex=False)
+
+        def go_on() -> None:
+            heard = []
+            for _ in range(steps):
+                heard.append(self.step())
+                for limiter in self.limiters:
+                    self.permits(limiter)
+            sender.send(heard)
+
+        process = context.Process(target=go_on)
+        process.start()
+        sender.close()
+        messages: list[list[bytes]] = receiver.recv()
+        process.join()
+        return messages
+
+    def live_through(self, messages: list[bytes]) -> float:
+        """A step of the first replica alone, as it is alone in its process, with its caches and its heap to itself.
+
+        What each delta costs it is kept; returned is what a permit costs it.
+        """
+        self.clock.advance(_STEP)
+        first = self.replicas[0]
         own = f'"i":"{first.id}"'.encode()
         deltas = [body for body in messages if b'"k":"d"' in body and own not in body]
         rest = [body for body in messages if body not in deltas]
-        # In one go, and with their garbage out of the way: a process has its caches and its heap to itself.
         gc.freeze()
         began = time.process_time_ns()
         for body in deltas:
@@ -87,11 +120,9 @@ class _Net:
             self.deltas.append((time.process_time_ns() - began) / len(deltas))
         for body in rest:
             first.receive(body)
-        for replica in others:
-            for body in messages:
-                replica.receive(body)
-        for replica in self.replicas:
-            replica.tick()
+        first.tick()
+        self._sent.clear()  # the others have answered it already
+        return self.permits(self.limiters[0])
 
     def permits(self, limiter: GossipRateLimiter) -> float:
         """Take and settle some; nanoseconds of CPU of one, NaN if there was none to be had."""
@@ -113,18 +144,17 @@ class _Net:
 def run_costs(plan: Plan, say: Say) -> Outcome:
     """Take permits in one of many replicas, all of which spend, and merge what the others say.
 
-    The nets take turns of many steps each: what else goes on on the machine meets none of them all of the time, and
-    the caches are one's own for long enough, as they are a process's.
+    The nets take turns of many steps each: what else goes on on the machine meets none of them all of the time.
     """
     nets = {count: _net(count) for count in sorted({1, min(8, plan.replicas), plan.replicas})}
+    coming = {count: net.foretell(_TURNS * plan.steps) for count, net in nets.items()}
     permits: dict[int, list[float]] = {count: [] for count in nets}
-    for _ in range(_TURNS):
+    for turn in range(_TURNS):
         for count, net in nets.items():
-            for _ in range(plan.steps):
-                net.step()
-                first, *_ = [net.permits(limiter) for limiter in net.limiters]
-                if not math.isnan(first):
-                    permits[count].append(first)
+            for messages in coming[count][turn * plan.steps : (turn + 1) * plan.steps]:
+                permit = net.live_through(messages)
+                if not math.isnan(permit):
+                    permits[count].append(permit)
     gc.unfreeze()
     goals, figures = [], {}
     for count, net in nets.items():

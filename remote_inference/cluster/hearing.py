@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from ..clock import Clock
 from .assumption import Spent, from_wire
@@ -40,35 +41,40 @@ class Hearing:
         """All that was said of a subject before it was known here; or by one replica."""
         for path in list(self._replica.state.entries):
             if path[0] in KINDS and path[1:2] == (subject,) and of in (None, path[-1]):
-                self.hear(path, now)
+                self.hear([path], now)
 
-    def hear(self, path: Path, now: float) -> KeyState | None:
-        """What another one has spent, holds or has given; the key, if this replica may do more or less now."""
-        name, replica = path[-1], self._replica
-        found = self._subjects.get(path[1]) if len(path) >= 3 else None
-        if found is None or name == replica.id:
-            return None
-        state, shares = found
-        if path[0] == SPEND:
-            self._spend(state, path, now)
-        elif not replica.knows(name):
-            return None
-        elif path[0] == RIGHTS:
-            self._rights(shares, path, name)
-        elif len(path) == 4 and (share := shares.get(path[2])) is not None:
-            counter = replica.state.get(path, GCounter)
-            if counter is None:
-                return None
-            if path[0] == TAKEN:
-                share.ledger.receipts[name] = counter.counts
-            elif path[0] == GIVEN:
-                share.ledger.gifts[name] = counter.counts
-                return state if self._gift(state, share, name, now) else None
-        elif path[0] == ASSUMED and len(path) == 5:
-            spent = self._assumed(path, now)
-            if spent is not None and path[2] in shares:
-                shares[path[2]].assumption.hear(path[3], name, spent)
-        return None
+    def hear(self, paths: Iterable[Path], now: float) -> list[KeyState]:
+        """What others have spent, hold or have given; the keys of which this replica may do more or less now."""
+        replica, subjects, entries = self._replica, self._subjects, self._replica.state.entries
+        me, touched = replica.id, []
+        for path in paths:
+            name = path[-1]
+            found = subjects.get(path[1]) if len(path) >= 3 else None
+            entry = entries.get(path)
+            if found is None or entry is None or name == me:
+                continue
+            state, shares = found
+            kind = path[0]
+            if kind == SPEND:
+                if isinstance(entry, PNCounter):
+                    self._spend(state, path, entry, now)
+            elif not replica.knows(name):
+                continue
+            elif kind == RIGHTS:
+                if isinstance(entry, LwwRegister):
+                    self._rights(shares, entry.value, name)
+            elif kind == ASSUMED:
+                if len(path) == 5 and path[2] in shares and (spent := self._assumed(path, now)) is not None:
+                    shares[path[2]].assumption.hear(path[3], name, spent)
+            elif len(path) == 4 and path[2] in shares and isinstance(entry, GCounter):
+                share = shares[path[2]]
+                if kind == TAKEN:
+                    share.ledger.receipts[name] = entry.counts
+                elif kind == GIVEN:
+                    share.ledger.gifts[name] = entry.counts
+                    if self._gift(state, share, name, now) and state not in touched:
+                        touched.append(state)
+        return touched
 
     def sweep(self, now: float) -> None:
         """Drop what was spent before the window, also of keys that are not ours, and what never is in it."""
@@ -93,14 +99,12 @@ class Hearing:
             return None
         return from_wire(register.value, offset, now, self._span)
 
-    def _spend(self, state: KeyState, path: Path, now: float) -> None:
-        entry, expires = self._replica.state.get(path, PNCounter), self._expires(path)
-        if entry is not None and expires <= now + 2 * self._span:
+    def _spend(self, state: KeyState, path: Path, entry: PNCounter, now: float) -> None:
+        expires = self._expires(path)
+        if expires <= now + 2 * self._span:
             state.spend.hear(path[3], int(path[2]), entry.all_of(DIMENSIONS), expires, now)
 
-    def _rights(self, shares: Mapping[str, Share], path: Path, name: str) -> None:
-        register = self._replica.state.get(path, LwwRegister)
-        value = None if register is None else register.value
+    def _rights(self, shares: Mapping[str, Share], value: Any, name: str) -> None:
         if type(value) is not dict:
             return
         for dimension, share in shares.items():

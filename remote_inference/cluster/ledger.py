@@ -28,6 +28,8 @@ HEADROOM = 1.25
 """A replica that gets all it wants is taken to want so much more than it uses."""
 CATCH_UP = 1.25
 """How much faster than its share a replica may go, to use what lay idle: the rights bound it anyway."""
+AHEAD = 4.0
+"""Where nobody goes short, who needs something asks for so many times as much, and then not for a while."""
 SHORT = 0.95
 """Who holds less of its part than this goes short."""
 RESERVE = 0.25
@@ -333,8 +335,11 @@ class Ledger:
             keep = self.reserve + max(mine * self.horizon - expiring, at_hand, claim)
         else:
             keep = max(claim, 0.0 if idle or available < 2 * replicas else 1.0)
-        self.need = max(0.0, keep - free) if peers and deals else 0.0
         self.wanted = hungry or any(peer.record.hungry for peer in peers)
+        self.need = 0.0
+        if peers and deals and free < keep:
+            ahead = self.span and not self.wanted  # what nobody wants it may ask for before it needs it
+            self.need = (AHEAD * keep if ahead else keep) - free
         self.spare = max(0.0, free - keep) if deals else 0.0
         self._owed = 0
         if peers and deals and free + self.held > 0:

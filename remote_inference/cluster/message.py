@@ -52,8 +52,8 @@ def decode(body: bytes | str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     if end != len(json_text) or not isinstance(head, dict) or not _is_head(head):
         raise Foreign("its head is not understood")
     entries = head.pop("e", None)
-    dead, wanted = head.get("d"), head.get("q")
-    head["q"] = [name for name in wanted if type(name) is str] if isinstance(wanted, list) else []
+    dead, wanted, others = head.get("d"), head.get("q"), head.get("o")
+    head["q"] = [name for name in wanted if type(name) is str] if isinstance(wanted, list) else ()
     rank = head.get("r", 0)
     head["r"] = rank if type(rank) is int and 0 <= rank <= 2**53 else 0
     head["d"] = (
@@ -61,7 +61,7 @@ def decode(body: bytes | str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
         if isinstance(dead, dict)
         else {}
     )
-    return head, entries, _others(head.get("o"))
+    return head, entries, _others(others) if isinstance(others, dict) else {}
 
 
 def _digest(text: bytes) -> bytes:
@@ -102,10 +102,8 @@ def _is_head(head: dict[str, Any]) -> bool:
         return False
 
 
-def _others(told: Any) -> dict[str, Any]:
+def _others(told: dict[str, Any]) -> dict[str, Any]:
     """Of whom, besides itself, a message speaks; see `Peers.about`."""
-    if told is None or not isinstance(told, dict):
-        return {}
     return {
         name: values[:6]
         for name, values in told.items()

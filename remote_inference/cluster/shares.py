@@ -72,13 +72,10 @@ class Shares:
         """See `Part`."""
         with self.lock:
             now = self._clock.monotonic()
-            touched: dict[str, KeyState] = {}
             for path in paths:
                 if path[0] == LIMITS:
                     self._hear_learned(path, now)
-                elif (state := self._hearing.hear(path, now)) is not None:
-                    touched[state.digest] = state
-            for state in touched.values():
+            for state in self._hearing.hear(paths, now):
                 state.refresh(now)
                 state.line.hand_out(now)
 

@@ -27,24 +27,18 @@ def water_fill(total: float, wants: Sequence[tuple[float, float]]) -> list[float
 def deal(spares: Sequence[int], giver: int, needs: Sequence[int]) -> list[int]:
     """What the giver of that number gives to each that needs some, where all givers reckon the same.
 
-    What changes hands is numbered: each giver has numbers in proportion to what it can spare, each taker to what it
-    needs, both in their order. So all of them together make no more gifts than they are, not each one to everybody.
+    What changes hands is numbered: of the givers those that can spare most have the first numbers, each taker has as
+    many as are its part of what it needs. So all of them together make few gifts, not each one to everybody.
     """
     spare, wanted = sum(spares), sum(needs)
     moved = min(spare, wanted)
-    if moved <= 0:
-        return [0] * len(needs)
-    before = sum(spares[:giver])
-    begin, end = _ceil(moved * before, spare), _ceil(moved * (before + spares[giver]), spare)
-    gifts, upto = [], 0
-    first = 0
+    mine = (-spares[giver], giver)
+    begin = sum(amount for index, amount in enumerate(spares) if (-amount, index) < mine)
+    end = min(begin + spares[giver], moved)
+    gifts, first, upto = [], 0, 0
     for need in needs:
         upto += need
-        last = _ceil(moved * upto, wanted)
+        last = -(-moved * upto // wanted) if wanted else 0
         gifts.append(max(0, min(end, last) - max(begin, first)))
         first = last
     return gifts
-
-
-def _ceil(numerator: int, denominator: int) -> int:
-    return -(-numerator // denominator)

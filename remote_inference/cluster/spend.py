@@ -36,9 +36,9 @@ class Spend:
             for index, amount in enumerate(amounts):
                 totals[index] += amount
         else:
-            expires = known[1]
+            before, expires = known
             for index, amount in enumerate(amounts):
-                totals[index] += amount - known[0][index]
+                totals[index] += amount - before[index]
         seconds[second] = (amounts, expires)
 
     def forget(self, now: float) -> None:

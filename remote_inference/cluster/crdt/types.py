@@ -254,9 +254,14 @@ class LwwRegister(Crdt):
         counter, replica = value[0], value[1]
         if type(counter) is not int or not 1 <= counter <= LARGEST:
             raise ValueError("not a stamp")
-        if replica != self.stamp[1]:
+        known, writer = self.stamp
+        if replica != writer:
             check_name(replica)
-        return self._take((counter, replica), value[2])
+        if counter <= known:
+            return self._take((counter, replica), value[2])
+        check_value(value[2])
+        self.stamp, self.value = (counter, replica), value[2]
+        return True
 
     def _take(self, stamp: tuple[int, str], value: Any) -> bool:
         check_value(value)

@@ -445,3 +445,30 @@ def test_a_delta_of_ten_entries_is_merged_within_50_microseconds(code: str, valu
             assert len(state.merge(delta)) == 10
         best = min(best, (time.thread_time() - start) / len(deltas))
     assert best < 50e-6
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"),
+    [
+        ({"a": [0, 1, 2.5], "b": [LARGEST]}, True),
+        ({"a": [-LARGEST, LARGEST, LARGEST]}, True),
+        ({"a": [1, float("nan")]}, False),
+        ({"a": [float("nan"), 1]}, False),
+        ({"a": [1, float("inf")]}, False),
+        ({"a": [1, 10**400]}, False),
+        ({"a": [1e300, -1e300]}, False),
+        ({"a": [1, "\ud800"]}, False),
+        ([[[[1]]]], True),
+        ([[[[[1]]]]], False),
+        ({"a": [1] * (LONGEST_VALUE // 11 - 1)}, True),
+        ({"a": [1] * (LONGEST_VALUE // 11 + 1)}, False),
+    ],
+)
+def test_a_list_of_numbers_keeps_the_bounds_as_any_value(value: object, fits: bool) -> None:
+    register = LwwRegister()
+    if fits:
+        register.set(value, "a")
+        assert register.value == value
+    else:
+        with pytest.raises(ValueError, match="not JSON"):
+            register.set(value, "a")

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from remote_inference.cluster.ledger import CROWDED, SETTLED, Ledger, Peer
+from remote_inference.cluster.ledger import AHEAD, CROWDED, SETTLED, Ledger, Peer
 from remote_inference.cluster.record import Record, is_news
 
 #        plus minus given taken limit rate hungry free need spare pace waiting outside
@@ -182,6 +182,26 @@ def test_who_does_not_deal_neither_gives_nor_asks() -> None:
     poor.want(5, 0.0, 10.0)
     look(poor, 0.0, peer(poor, "a", plus=600), deals=False, leads=False)
     assert poor.need == 0.0
+
+
+def test_who_needs_something_asks_for_more_than_that_and_then_not_for_a_while() -> None:
+    it = ledger()
+    rich = peer(it, "a", plus=600, given=0, taken=0)
+    look(it, 0.0, rich, leads=False)
+    least = 1 + 10.0 * 0.25 / 2  # one for an urgent request, and a quarter of a second of its half
+    assert it.need == AHEAD * least
+    it.gifts["a"] = {"me": 3}
+    assert it.accept("a", "me") == 3
+    look(it, 1.0, peer(it, "a", plus=600, given=3, taken=0), leads=False)
+    assert it.need == 0.0, "it has enough still"
+
+
+def test_but_for_no_more_than_it_needs_where_others_go_short() -> None:
+    it = ledger()
+    it.want(5, 0.0, 10.0)
+    look(it, 0.0, peer(it, "a", plus=600, given=0, taken=0), leads=False)
+    assert it.wanted
+    assert it.need < 2 * 10.0
 
 
 def test_the_provider_s_word_makes_less_available() -> None:

@@ -44,11 +44,11 @@ def test_all_givers_together_give_what_there_is_or_all_that_is_needed(
     assert sum(1 for given in gifts for amount in given if amount) <= len(spares) + len(needs)
 
 
-def test_who_can_spare_more_gives_more_and_who_needs_more_gets_more() -> None:
-    assert deal([30, 0, 10], 0, [10, 10]) == [10, 5]
-    assert deal([30, 0, 10], 1, [10, 10]) == [0, 0]
-    assert deal([30, 0, 10], 2, [10, 10]) == [0, 5]
+def test_who_can_spare_most_gives_first_and_who_needs_more_gets_more() -> None:
+    assert [deal([10, 0, 30], giver, [10, 10]) for giver in range(3)] == [[0, 0], [0, 0], [10, 10]]
+    assert [deal([10, 0, 30], giver, [20, 15]) for giver in range(3)] == [[0, 5], [0, 0], [20, 10]]
     assert deal([10], 0, [30, 10, 10]) == [6, 2, 2]
+    assert deal([0, 0], 0, [5]) == deal([3, 5], 1, [0]) == [0]
 
 
 def test_the_first_gives_what_is_too_little_to_be_shared() -> None:
