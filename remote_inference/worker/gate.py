@@ -6,7 +6,10 @@ the broker had already sent comes back the same way. A timer resumes.
 
 The channel belongs to the consumer's loop. With Celery's event loop (threads, prefork over AMQP) everything is done
 in it. With the blocking loop (gevent; the embedded broker) a callback may wait two seconds there; that loop's
-sockets and the embedded broker bear frames from elsewhere, if nobody waits for an answer.
+sockets and the embedded broker bear frames from elsewhere, if nobody waits for an answer. A timer runs in the loop
+(or where there is none) already, and must not ask it for a later turn: that comes up to a second later.
+
+Where only a limit keeps the others out, an urgent request goes through: a word on the bus opens the gate for it.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ from ..engine import SHUTDOWN
 from ..events import GateClosed, GateOpened, Hooks
 from ..messaging.names import deployment_of, is_inference_queue
 from ..messaging.suspects import note_put_back
+from ..types import Priority
 
 __all__ = ["Gate"]
 
@@ -33,9 +37,12 @@ LIMITED = tuple(
 """Reasons of a gate behind which an urgent request may yet be sent."""
 
 HURRY = 0.5
-"""Seconds for which it is remembered that something urgent came while the gate was open."""
+"""Seconds for which it is remembered that something urgent is in the queue."""
 HURRY_LOOK = 0.01
-"""Seconds after which a gate that shuts all the same opens once more for it."""
+"""Seconds after which a gate that shuts meanwhile opens once more for it."""
+
+TAGS = 1000
+"""Consumers' tags that are remembered, though each opening makes a new one."""
 
 LONGEST_HOLD = 5.0
 """Seconds for which a message of a queue that has no gate is held before it is put back."""
@@ -71,6 +78,17 @@ class Gate:
         """Cheap: whether there is anything to look at."""
         return bool(self._until)
 
+    def refuses(self, message: Any) -> bool:
+        """Whether a message that has arrived is to be put back."""
+        queue = self.queue_of(message)  # while its consumer's tag is known
+        if not self.closed(queue):
+            return False
+        return int(message.properties.get("priority") or 0) < Priority.HIGH or not self._limited(queue)
+
+    def _limited(self, queue: str) -> bool:
+        """Whether only a limit keeps it shut."""
+        return self._reasons.get(queue, "").startswith(LIMITED)
+
     def status(self) -> dict[str, dict[str, Any]]:
         """The gates that are shut, by deployment."""
         return {
@@ -80,7 +98,12 @@ class Gate:
 
     def queue_of(self, message: Any) -> str:
         """The queue that a message came from."""
-        info = message.delivery_info
+        known: str | None = getattr(message, "queue", None)
+        if known is None:
+            known = message.queue = self._find_queue(message.delivery_info)
+        return known
+
+    def _find_queue(self, info: Any) -> str:
         tag = info.get("consumer_tag")
         queue = self._tags.get(tag) if tag is not None else info["routing_key"]
         if queue is None:
@@ -103,14 +126,11 @@ class Gate:
     def open(self, queue: str) -> None:
         """Open a gate before its time."""
         if queue in self._until:
-            self._do(partial(self._resume, queue))
+            self._do(partial(self.resume, queue))
 
     def hurry(self, queue: str) -> None:
         """Something urgent has come into the queue: let it in, where only a limit keeps the others out."""
-        if queue not in self._until:
-            self._hurried[queue] = self._now() + HURRY  # it may be about to shut, for what was taken before
-        elif self._reasons.get(queue, "").startswith(LIMITED):
-            self.open(queue)
+        self._do(partial(self._hurry, queue))
 
     def reconnected(self) -> None:
         """The consumer has a new channel: the tags are others, and the gates that are shut stay so."""
@@ -130,13 +150,18 @@ class Gate:
     def _hand_back(self, message: Any, request_id: str, queue: str, reason: str, until: float) -> None:
         self.handed_back += 1
         if is_inference_queue(queue):
-            self._pause(queue, reason, until)
+            if not (reason.startswith(LIMITED) and self._is_outdated(message, queue)):
+                self._pause(queue, reason, until)
             self._reject(message, request_id)
             return
         # routed by hand to a queue that has other work too: only this message waits, or it would be back at once
         delay = min(max(until - self._now(), 0.001), LONGEST_HOLD)
-        put_back = partial(self._do, partial(self._reject, message, request_id))
-        self._consumer.timer.call_after(delay, put_back)
+        self._consumer.timer.call_after(delay, self._reject, (message, request_id))
+
+    def _is_outdated(self, message: Any, queue: str) -> bool:
+        """Whether the gate has opened since the message was taken: what came in with that shows what is so now."""
+        tag = self._consumer.task_consumer._active_tags.get(queue)
+        return tag is not None and message.delivery_info.get("consumer_tag") not in (None, tag)
 
     def put_back(self, message: Any, request_id: str) -> None:
         """Put back a message that has just arrived."""
@@ -156,7 +181,7 @@ class Gate:
         known = self._until.get(queue)
         if known is not None and (self._reasons.get(queue) == SHUTDOWN or self._now() < known <= until):
             return  # the earliest counts: one of the pool's processes may have a permit before the others
-        if self._now() < self._hurried.pop(queue, 0.0) and reason.startswith(LIMITED):
+        if self._now() < self._hurried.get(queue, 0.0) and reason.startswith(LIMITED):
             until = min(until, self._now() + HURRY_LOOK)
         self._until[queue] = until
         self._reasons[queue] = reason
@@ -166,6 +191,8 @@ class Gate:
             self._arm(queue)
             return  # shut already
         self._tags[tag] = queue  # deliveries may still be on their way
+        while len(self._tags) > TAGS:
+            del self._tags[next(iter(self._tags))]  # the oldest; what is still consumed is found again
         consumer_set._active_queue_no_ack.pop(queue, None)
         consumer_set._queues.pop(queue, None)
         self._consumer.app.amqp.queues.deselect(queue)  # stays so over a reconnect
@@ -187,22 +214,26 @@ class Gate:
         self._timers[queue] = self._consumer.timer.call_after(delay, self._due, (queue,))
 
     def _due(self, queue: str) -> None:
-        if queue in self._until:
-            self._do(partial(self._resume_if_due, queue))
-
-    def _resume_if_due(self, queue: str) -> None:
         if self.closed(queue):  # prolonged meanwhile
             self._arm(queue)
         else:
-            self._resume(queue)
+            self.resume(queue)
 
-    def _resume(self, queue: str) -> None:
+    def _hurry(self, queue: str) -> None:
+        if self._limited(queue):
+            self.resume(queue)
+        # it may be about to shut, for what was taken before
+        self._hurried[queue] = self._now() + HURRY
+
+    def resume(self, queue: str) -> None:
+        """Open a gate before its time. From the consumer's loop or a timer; `open` is for any thread."""
         if not self._consumer.pool.active:
             return  # the worker ends: what it took now, nobody would run
         if self._until.pop(queue, None) is None:
             return
         self._timers.pop(queue, None)
         self._reasons.pop(queue, None)
+        self._hurried.pop(queue, None)
         queues = self._consumer.app.amqp.queues
         selected = queues.select_add(queues[queue])  # a reconnect takes it up from here
         consumer_set = self._consumer.task_consumer

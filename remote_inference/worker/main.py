@@ -242,7 +242,7 @@ class WorkerMain:
         self._watch = self.consumer.timer.call_repeatedly(CIRCUIT_LOOK, self.look_at_circuits)
 
     def look_at_circuits(self) -> None:
-        """Open the gates that were shut for circuits which are closed now."""
+        """Open the gates that were shut for circuits which are closed now. A timer's work, see `Gate`."""
         if not self.gate.any_closed:
             return
         now = time.time()
@@ -253,7 +253,7 @@ class WorkerMain:
                 and gate["reason"].startswith("CircuitOpen")
                 and self.board.circuit(deployment, now) == "closed"
             ):
-                self.gate.open(inference_queue(deployment))
+                self.gate.resume(inference_queue(deployment))
 
     def _answer_when_obeyed(self, order: Order, done: dict[str, Any], told: int) -> None:
         def answer(obeyed: int) -> None:

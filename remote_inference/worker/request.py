@@ -34,7 +34,7 @@ class InferenceTaskRequest(Request):
         """Called just before the pool gets it: the gate may have closed, a cancel may have come."""
         main = self.inference_main
         gate = main.gate
-        if gate.any_closed and gate.closed(gate.queue_of(self.message)):
+        if gate.refuses(self.message):
             self.acknowledged = True
             task_ready(self)
             gate.bounce(self.message, self.id)

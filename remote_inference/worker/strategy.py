@@ -25,7 +25,7 @@ def inference_strategy(task: Any, app: Any, consumer: Any, **kwargs: Any) -> Cal
     def on_message(message: Any, body: Any, ack: Any, reject: Any, callbacks: Any, **options: Any) -> Any:
         if not consumer.pool.active:  # it came while the worker, which ends, said that it takes no more
             return gate.put_back(message, str(message.headers.get("id", "")))
-        if gate.any_closed and gate.closed(gate.queue_of(message)):
+        if gate.refuses(message):
             return gate.bounce(message, str(message.headers.get("id", "")))
         if (
             message.content_type != "application/json"

@@ -11,9 +11,11 @@ from celery import Celery
 from kombu import Queue
 
 from remote_inference.events import Event, GateClosed, GateOpened, Hooks
-from remote_inference.worker.gate import LONGEST_HOLD, Gate
+from remote_inference.types import Priority
+from remote_inference.worker.gate import HURRY, HURRY_LOOK, LONGEST_HOLD, TAGS, Gate
 
 QUEUE = "inference.gpt"
+LIMIT = "LimitReached: requests"
 
 
 class Channel:
@@ -45,12 +47,14 @@ class ConsumerSet:
         self._queues = dict(queues)
         self._active_tags = {name: f"tag:{name}" for name in queues}
         self._active_queue_no_ack = dict.fromkeys(queues, False)
+        self._count = 0
 
     def consuming_from(self, queue: str) -> bool:
         return queue in self._active_tags
 
     def _basic_consume(self, queue: Any, no_ack: bool, nowait: bool) -> None:
-        self._active_tags[queue.name] = f"new:{queue.name}"
+        self._count += 1
+        self._active_tags[queue.name] = f"tag{self._count}:{queue.name}"
         self.channel.done.append(("consume", queue.name))
 
 
@@ -95,14 +99,25 @@ class Worker:
             function(*args)
         self.turn()
 
-    def message(self, queue: str = QUEUE, *, redelivered: bool = True, lost: bool = False) -> Any:
+    def message(
+        self,
+        queue: str = QUEUE,
+        *,
+        redelivered: bool = True,
+        lost: bool = False,
+        priority: Priority = Priority.BACKGROUND,
+    ) -> Any:
+        """One that has just been delivered."""
+
         def reject(requeue: bool) -> None:
             if lost:
                 raise ConnectionError
             self.channel.done.append(("reject", requeue))
 
+        tag = self.consumer.task_consumer._active_tags.get(queue, f"tag:{queue}")
         return SimpleNamespace(
-            delivery_info={"consumer_tag": f"tag:{queue}", "routing_key": queue, "redelivered": redelivered},
+            delivery_info={"consumer_tag": tag, "routing_key": queue, "redelivered": redelivered},
+            properties={"priority": int(priority)},
             channel=self.channel,
             reject=reject,
         )
@@ -179,12 +194,26 @@ def test_a_prolonging_that_comes_with_the_timer_is_kept():
     worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
     worker.turn()
     worker.time += 10.1
-    for _, function, args in worker.timers:
-        worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.turn()
+    for _, function, args in list(worker.timers):  # the fake's go on although they were cancelled
         function(*args)
     worker.turn()
     assert worker.gate.closed(QUEUE)
     assert ("consume", QUEUE) not in worker.channel.done
+
+
+def test_it_opens_in_the_timers_own_turn():
+    """What a timer asks the loop to do next, kombu's does after its next wait for events: up to a second late."""
+    worker = Worker(with_hub=True)
+    worker.gate.hand_back(worker.message(), "id", LIMIT, worker.time + 1)
+    worker.gate.hand_back(worker.message("celery"), "id", LIMIT, worker.time + 1)
+    worker.turn()
+    worker.time += 1.1
+    for _, function, args in list(worker.timers):
+        function(*args)
+    assert not worker.soon
+    assert worker.channel.done[-2:] == [("consume", QUEUE), ("reject", True)]
 
 
 def test_what_had_been_sent_already_bounces(worker):
@@ -252,6 +281,87 @@ def test_when_the_worker_ends_it_does_not_begin_to_consume_again(worker):
     worker.gate.open(QUEUE)
     worker.turn()
     assert worker.channel.done == [], "the pool runs nothing any more"
+
+
+def closes(worker: Worker, *messages: Any, seconds: float = 1.0, reason: str = LIMIT) -> None:
+    for message in messages:
+        worker.gate.hand_back(message, "id", reason, worker.time + seconds)
+    worker.turn()
+
+
+def test_an_urgent_word_opens_what_a_limit_has_shut_at_once(worker):
+    closes(worker, worker.message())
+    worker.gate.hurry(QUEUE)
+    worker.turn()
+    assert worker.channel.done[-1] == ("consume", QUEUE)
+    assert not worker.gate.any_closed
+
+
+@pytest.mark.parametrize("reason", ["LimitReached: paused", "CircuitOpen: open", "shutdown"])
+def test_an_urgent_word_opens_nothing_else(worker, reason):
+    closes(worker, worker.message(), reason=reason)
+    worker.gate.hurry(QUEUE)
+    worker.turn()
+    assert worker.gate.closed(QUEUE)
+    assert worker.gate.refuses(worker.message(priority=Priority.CRITICAL))
+
+
+def test_after_an_urgent_word_it_shuts_for_one_short_look(worker):
+    """All slots may hold others when the word comes: their hand-backs make room, and shut the gate."""
+    taken = [worker.message() for _ in range(4)]
+    worker.gate.hurry(QUEUE)
+    worker.turn()
+    worker.time += HURRY / 2
+    closes(worker, taken[0], taken[1])
+    worker.time += HURRY_LOOK + 0.001  # the timer is late; the rest of them are handed back first
+    closes(worker, taken[2])
+    worker.pass_time(HURRY_LOOK + 0.001)
+    assert not worker.gate.any_closed, "each of them has shut it for a look only"
+    assert worker.channel.done[-1] == ("consume", QUEUE)
+    closes(worker, taken[3])
+    assert not worker.gate.any_closed, "it was taken before the gate opened, and says nothing new"
+    assert worker.channel.done[-1] == ("reject", True)
+    closes(worker, worker.message())
+    worker.pass_time(0.9)
+    assert worker.gate.closed(QUEUE), "one look is enough: the word comes when the request is in the queue"
+
+
+def test_the_memory_of_an_urgent_word_is_short(worker):
+    worker.gate.hurry(QUEUE)
+    worker.turn()
+    worker.time += HURRY + 0.01
+    closes(worker, worker.message())
+    worker.pass_time(0.9)
+    assert worker.gate.closed(QUEUE)
+
+
+def test_an_urgent_message_that_has_come_all_the_same_is_let_in(worker):
+    """What is put back makes room for it before the broker hears that the queue is not consumed any more."""
+    closes(worker, worker.message())
+    assert worker.gate.refuses(worker.message())
+    assert worker.gate.refuses(worker.message(priority=Priority.NORMAL))
+    assert not worker.gate.refuses(worker.message(priority=Priority.HIGH))
+    assert not worker.gate.refuses(worker.message("inference.other"))
+
+
+def test_a_pause_is_heeded_whenever_the_message_was_taken(worker):
+    early = worker.message()
+    closes(worker, worker.message())
+    worker.pass_time(1.1)
+    assert not worker.gate.any_closed
+    closes(worker, early, reason="LimitReached: paused")
+    assert worker.gate.closed(QUEUE)
+
+
+def test_it_does_not_remember_every_tag_for_ever(worker):
+    early = worker.message(redelivered=True)
+    assert not worker.gate.refuses(early)
+    for _ in range(2 * TAGS):
+        closes(worker, worker.message())
+        worker.pass_time(1.1)
+    assert len(worker.gate._tags) <= TAGS + 3
+    early.delivery_info["routing_key"] = "by.hand"
+    assert worker.gate.queue_of(early) == QUEUE, "it was found out when the message came"
 
 
 def test_its_repr_says_what_is_shut(worker):

@@ -54,6 +54,8 @@ class FakeGate:
     def open(self, queue: str) -> None:
         self.opened.append(queue)
 
+    resume = open
+
 
 class FakeConsumer:
     hostname = "celery@here"

@@ -11,17 +11,12 @@ from remote_inference.worker import strategy
 
 
 class Gate:
-    any_closed = False
-
     def __init__(self) -> None:
-        self.shut: set[str] = set()
+        self.shut = False
         self.back: list[str] = []
 
-    def closed(self, queue: str) -> bool:
-        return queue in self.shut
-
-    def queue_of(self, message: Any) -> str:
-        return "inference.chat"
+    def refuses(self, message: Any) -> bool:
+        return self.shut
 
     def bounce(self, message: Any, request_id: str) -> None:
         self.back.append(request_id)
@@ -70,9 +65,8 @@ def test_what_arrives_when_the_worker_ends_goes_back(place):
 
 
 def test_what_arrives_while_its_gate_is_shut_goes_back(place):
-    place.gate.any_closed = True
     place.deliver()
-    place.gate.shut.add("inference.chat")
+    place.gate.shut = True
     place.deliver("2")
     assert (place.run, place.gate.back) == (["1"], ["2"])
 
