@@ -24,31 +24,15 @@ from ..clock import Clock
 from .crdt import CrdtMap, Path
 from .message import ARCHIVE, BYE, DELTA, FULL, HELLO, Foreign, decode, encode
 from .part import Part
-from .peers import GUARD, LEASE, MEMORY, OWN_ANSWER, Peers
-from .schedule import Schedule
+from .peers import GUARD, LEASE, MEMORY, Peers
+from .schedule import KEEPALIVE, LISTEN, PERIOD, URGENT_GAP, Schedule
 from .skew import Skew
 from .strain import Strain
 
-__all__ = ["KEEPALIVE", "Replica"]
+__all__ = ["Replica"]
 
 logger = logging.getLogger(__name__)
 
-KEEPALIVE = 4.0
-"""Seconds between full records of a member that has nothing to say, at most: 50 of them make 14 messages a second."""
-KEEPALIVE_SPREAD = 0.2
-"""The part of it that is random: those who have answered together shall not go on speaking together."""
-LISTEN = 1.0
-"""Seconds for which a newcomer only listens."""
-PERIOD = 0.5
-"""Seconds; the usual one, see `Replica`."""
-CROWD = 32
-LONGEST_ASK = 8.0
-"""Times `LISTEN`, at most, between two questions; twice as long each time that nobody answers."""
-URGENT_GAP = 0.02
-ANSWER_DELAY = 0.1
-"""Seconds within which a newcomer is answered, at random: many newcomers at once are answered together."""
-ANSWER_GAP = 0.9
-"""Seconds between two answers at least: newcomers that come one after the other are answered together, too."""
 REJOIN_MEMORY = 60.0
 REJOIN_LONGEST = 30.0
 """Seconds for which a replica that loses its lease again and again waits at most, at random, before it joins anew."""
@@ -66,7 +50,7 @@ class Replica:
         clock: where time comes from.
         name: for people: the worker and the process.
         weight: how many requests it can run at once: its part where all want more than there is.
-        period: between deltas while something changes; longer where there are more than `CROWD` members.
+        period: between deltas while something changes; longer where there are many members.
         rng: for phases and answers.
         on_skew: told (seconds) when this machine's clock is found wrong, and 0.0 when it is right again.
     """
@@ -109,11 +93,8 @@ class Replica:
         self._own: dict[Path, None] = {}
         self._online = False
         self._started_at = math.inf
-        self._next = Schedule()
-        self._last_full = -math.inf
+        self._next = Schedule(period, self._rng, self.strain)
         self._rejoined = (-math.inf, 0)  # when last, and how often in a row
-        self._last_sent = self._asked_at = -math.inf
-        self._asked = 0  # how often in a row
         self._quiet_until = self._next_look = -math.inf
         self._steady_since = -math.inf
         self._settled = False
@@ -224,7 +205,7 @@ class Replica:
 
     def says_all(self, now: float) -> bool:
         """Whether the message that is being made says all that there is to say."""
-        return now >= min(self._next.full, self._next.hello)
+        return now >= self._next.whole
 
     def urgent(self) -> None:
         """Something cannot wait for the next delta. From any thread."""
@@ -232,15 +213,15 @@ class Replica:
             now = self._clock.monotonic()
             if not self._online or now < self.listening_until:
                 return
-            if now - self._last_sent < URGENT_GAP:
-                self._next.soon = min(self._next.soon, self._last_sent + URGENT_GAP)
+            if self._next.too_soon(now):
+                self._next.hasten(now)
                 return
             message = self._delta(now)
         self._hand_over(message)
 
     def soon(self) -> None:
         """Something should not wait for the next delta: when the message that is being read is done with."""
-        self._next.soon = min(self._next.soon, max(self._clock.monotonic(), self._last_sent + URGENT_GAP))
+        self._next.hasten(self._clock.monotonic())
 
     # -- for the I/O
 
@@ -265,8 +246,7 @@ class Replica:
             else:  # only the connection was new: our lease holds, and they may have missed something
                 self._next.hello = now
             messages = self._due(now)
-            self._next.delta = now + self._rng.random() * self.period
-            self._next.full = now + KEEPALIVE * (0.5 + self._rng.random() / 2)
+            self._next.begin(now)
         for message in messages:
             self._hand_over(message)
 
@@ -319,8 +299,8 @@ class Replica:
             if now < self.listening_until < math.inf:
                 due = min(due, self.listening_until)
             # who has something urgent meanwhile relies on us to come again
-            if now - self._last_sent < URGENT_GAP:
-                due = min(due, self._last_sent + URGENT_GAP)
+            if self._next.too_soon(now):
+                due = min(due, self._next.last_sent + URGENT_GAP)
         for message in messages:
             self._hand_over(message)
         return max(0.0, min(due - self._clock.monotonic(), self.period))
@@ -336,37 +316,24 @@ class Replica:
                 self._before_send(now)
             self.state.delta()
             messages.append(self._message(HELLO, self._full_entries(), now))
-            self._asked += 1
-            self._asked_at = now  # also by a greeting: the answers are on their way
-            self._next.hello = self._ask_again_at if self.listening_until == math.inf else math.inf
+            self._next.asked(now, heard=self.listening_until < math.inf)
             return messages
         if now >= self._next.full:
             self._before_send(now)
             self.state.delta()
             messages.append(self._message(FULL, self._full_entries(), now))
-            self._last_full = now
-            self._next.full = now + KEEPALIVE * (1.0 - KEEPALIVE_SPREAD * self._rng.random())
-            self._next.delta = now + self._period(now)
-            self._next.soon = math.inf
+            self._next.said_all(now, len(self._peers.states))
         elif now >= min(self._next.delta, self._next.soon):
             message = self._delta(now)
             if message is not None:
                 messages.append(message)
-            self._next.delta = now + self._period(now)
+            self._next.said_changes(now, len(self._peers.states))
         if now >= self._next.archive:
             self._next.archive = math.inf
             names = self._peers.to_tell(now)
             if names:
                 messages.append(self._telling_of(names, now, ARCHIVE, []))
         return messages
-
-    def _period(self, now: float) -> float:
-        return min(self.period * max(1.0, len(self._peers.states) / CROWD) * self.strain.factor, KEEPALIVE)
-
-    @property
-    def _ask_again_at(self) -> float:
-        """When a question that was not answered is asked again: seldom, if all are busy."""
-        return self._asked_at + LISTEN * min(2.0 ** (self._asked - 1), LONGEST_ASK) * self.strain.factor
 
     def _delta(self, now: float) -> bytes | None:
         self._next.soon = math.inf
@@ -385,7 +352,7 @@ class Replica:
             part.before_send(now)
 
     def _message(self, kind: str, entries: list[Any], now: float, **more: Any) -> bytes:
-        self._last_sent = now
+        self._next.sent(now)
         self.counters["sent"] += 1
         listens, rank = self._told = self._standing(now)
         head = {
@@ -481,12 +448,12 @@ class Replica:
         """Notice who has died, and drop what is too old to matter."""
         changed = False
         self.skew.compare(self._peers.skew())
-        if not self._peers.still_missing(now):
-            self._asked = 0
-        elif self._next.hello == math.inf:  # ask; again, if need be
-            self._next.hello = max(now, self._ask_again_at) + self._rng.random() * ANSWER_DELAY
+        if self._peers.still_missing(now):
+            self._next.ask(now)
+        elif self.listening_until < math.inf:
+            self._next.answered()
         for name, peer in list(self._peers.states.items()):
-            if not peer.gone and now >= peer.heard + LEASE > self._last_sent + GUARD:
+            if not peer.gone and now >= peer.heard + LEASE > self._next.last_sent + GUARD:
                 self._next.full = now  # is it gone, or do we not hear? Our own echo will tell
             if not peer.gone and not self.live(name, now):
                 peer.gone = True
@@ -550,15 +517,9 @@ class Replica:
         """Somebody asks: for all, as a newcomer, or for what those have said."""
         self._peers.ask(asked, now)
         if self._peers.asked and self._next.archive == math.inf:
-            # one after the other, by rank: who hears that another one has answered does not
-            before = sum(self.outranked_by(name) for name in self.members(now))
-            wait = OWN_ANSWER + ANSWER_DELAY * (before + self._rng.random())
-            self._next.archive = now + wait * self.strain.factor
+            self._next.tell_of_others(now, sum(self.outranked_by(name) for name in self.members(now)))
         if not asked or joining or self.id in asked:
-            gap = ANSWER_GAP * self.strain.factor
-            answer = max(now + self._rng.random() * ANSWER_DELAY, self._last_full + gap)
-            self._next.full = min(self._next.full, answer)
-            self._next.soon = min(self._next.soon, self._next.full)
+            self._next.answer(now)
 
     def _merge(self, sender: str, entries: Any, told: Collection[str]) -> dict[Part, list[Path]]:
         """Merge what the sender may say: of itself, of the dead it tells of, and what is shared by all."""

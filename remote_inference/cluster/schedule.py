@@ -1,32 +1,138 @@
-"""`Schedule`: when a replica has to say what."""
+"""`Schedule`: when a replica has to say what, and ask whom: as often as needed, and less where many cannot keep up."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+import random
 
-__all__ = ["Schedule"]
+from .peers import OWN_ANSWER
+from .strain import Strain
+
+__all__ = ["ANSWER_GAP", "KEEPALIVE", "LISTEN", "LONGEST_ASK", "PERIOD", "URGENT_GAP", "Schedule"]
+
+PERIOD = 0.5
+"""Seconds between deltas while something changes, where there are no more than `CROWD` members."""
+CROWD = 32
+KEEPALIVE = 4.0
+"""Seconds between full records of a member that has nothing to say, at most: 50 of them make 14 messages a second."""
+KEEPALIVE_SPREAD = 0.2
+"""The part of it that is random: those who have answered together shall not go on speaking together."""
+URGENT_GAP = 0.02
+"""Seconds between two messages, however urgent."""
+LISTEN = 1.0
+"""Seconds for which a newcomer only listens, and answers to a question are waited for at least."""
+LONGEST_ASK = 8.0
+"""Times `LISTEN`, at most, between two questions; twice as long each time that nobody answers."""
+ANSWER_DELAY = 0.1
+"""Seconds within which a newcomer is answered, at random: many newcomers at once are answered together."""
+ANSWER_GAP = 0.9
+"""Seconds between two answers at least: newcomers that come one after the other are answered together, too."""
 
 
-@dataclass
 class Schedule:
-    """Monotonic times, in seconds; infinite for what is not to be said.
+    """One replica's. Not thread-safe; times are monotonic, in seconds, and infinite for what is not to be said.
+
+    Args:
+        period: see `PERIOD`.
+        rng: for phases and answers.
+        strain: by how much what is said at leisure waits longer.
 
     Attributes:
-        delta: what has changed.
+        delta: when to say what has changed.
+        soon: what has changed and should not wait.
         full: all that it has to say.
         hello: a greeting, or a question.
         archive: the last words of others.
-        soon: what has changed and should not wait.
+        last_sent: when it said something last.
     """
 
-    delta: float = math.inf
-    full: float = math.inf
-    hello: float = math.inf
-    archive: float = math.inf
-    soon: float = math.inf
+    def __init__(self, period: float, rng: random.Random, strain: Strain) -> None:
+        self.period = period
+        self._rng = rng
+        self._strain = strain
+        self.delta = self.soon = self.full = self.hello = self.archive = math.inf
+        self.last_sent = self._last_full = self._asked_at = -math.inf
+        self._asked = 0  # how often in a row
 
     @property
     def due(self) -> float:
         """When the first of it is due."""
         return min(self.delta, self.full, self.hello, self.archive, self.soon)
+
+    @property
+    def whole(self) -> float:
+        """When all that it has to say is said next."""
+        return min(self.full, self.hello)
+
+    def begin(self, now: float) -> None:
+        """There is a connection, perhaps a new one."""
+        self.delta = now + self._rng.random() * self.period
+        self.full = now + KEEPALIVE * (0.5 + self._rng.random() / 2)
+
+    def sent(self, now: float) -> None:
+        """Something was said."""
+        self.last_sent = now
+
+    # -- what it says by itself
+
+    def hasten(self, now: float) -> None:
+        """Something should be said as soon as may be."""
+        self.soon = min(self.soon, max(now, self.last_sent + URGENT_GAP))
+
+    def too_soon(self, now: float) -> bool:
+        """Whether something was said a moment ago."""
+        return now - self.last_sent < URGENT_GAP
+
+    def said_changes(self, now: float, members: int) -> None:
+        """The delta was said, or there was none."""
+        crowd = max(1.0, members / CROWD)
+        self.delta = now + min(self.period * crowd * self._strain.factor, KEEPALIVE)
+
+    def said_all(self, now: float, members: int) -> None:
+        """The full record was said."""
+        self._last_full = now
+        self.full = now + KEEPALIVE * (1.0 - KEEPALIVE_SPREAD * self._rng.random())
+        self.soon = math.inf
+        self.said_changes(now, members)
+
+    # -- what it asks
+
+    def asked(self, now: float, *, heard: bool) -> None:
+        """It has greeted or asked; again later, if nobody hears it, ourselves included."""
+        self._asked += 1
+        self._asked_at = now
+        self.hello = math.inf if heard else self._next_question
+
+    def answered(self) -> None:
+        """Nothing is lacking any more."""
+        self._asked = 0
+
+    def ask(self, now: float) -> None:
+        """Something is lacking: ask, or ask again. The answers to a greeting may yet be on their way."""
+        if self.hello == math.inf:
+            self.hello = max(now, self._next_question) + self._rng.random() * ANSWER_DELAY
+
+    @property
+    def _next_question(self) -> float:
+        """Seldom, if all are busy."""
+        wait = LISTEN * min(2.0 ** max(self._asked - 1, 0), LONGEST_ASK)
+        return self._asked_at + wait * self._strain.factor
+
+    # -- what it answers
+
+    def answer(self, now: float) -> None:
+        """Somebody wants to hear all that there is to say."""
+        gap = ANSWER_GAP * self._strain.factor
+        self.full = min(self.full, max(now + self._rng.random() * ANSWER_DELAY, self._last_full + gap))
+        self.soon = min(self.soon, self.full)
+
+    def tell_of_others(self, now: float, before: int) -> None:
+        """Somebody asks for what others have said; so many have been here for longer, and may answer first.
+
+        One after the other: who hears that another one has answered does not.
+        """
+        wait = OWN_ANSWER + ANSWER_DELAY * (before + self._rng.random())
+        self.archive = now + wait * self._strain.factor
+
+    def __repr__(self) -> str:
+        return f"Schedule(delta={self.delta:.2f}, full={self.full:.2f}, hello={self.hello:.2f})"

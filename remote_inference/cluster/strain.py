@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .peers import LEASE
+
 __all__ = ["Strain"]
 
 LATE = 0.5
@@ -16,6 +18,9 @@ class Strain:
     lost theirs join anew, all others answer them, and it goes on like this after what began it is over. So whoever
     hears late speaks seldom: what is said at leisure (deltas, answers, questions that are asked again) waits longer by
     this factor. The full record that keeps the lease is as frequent as ever, and answers all questions in time.
+
+    What is later than a lease was not read late, for the broker drops what nobody reads for as long: its sender's clock
+    stood still, as that of a machine does which was suspended.
     """
 
     __slots__ = ("_echo", "_last")
@@ -26,7 +31,7 @@ class Strain:
 
     def heard(self, late: float) -> None:
         """A message came so many seconds later than the fastest of its sender."""
-        self._last = late
+        self._last = late if late < LEASE else 0.0
 
     def echoed(self, late: float) -> None:
         """Our own came back after so many seconds."""

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 
 from remote_inference.cancel import CancelToken
 from remote_inference.cluster import Cost, GossipRateLimiter, LimitKey, Permit, Replica
+from remote_inference.cluster.schedule import PERIOD
 from remote_inference.config import RateLimits
 from remote_inference.errors import LimitReached
 from remote_inference.types import Priority
@@ -52,7 +53,7 @@ class MachineClock:
 class Process:
     """A process on a machine: its replica, its limiter, and what it spends."""
 
-    def __init__(self, world: World, number: int, ahead: float, weight: float) -> None:
+    def __init__(self, world: World, number: int, ahead: float, weight: float, period: float) -> None:
         self.world = world
         self.number = number
         self.clock = MachineClock(world, ahead, world.rng.uniform(10.0, 1e5))
@@ -61,6 +62,7 @@ class Process:
             self.clock,
             name=f"process {number}",
             weight=weight,
+            period=period,
             rng=random.Random(world.rng.random()),
             on_skew=self.skews.append,
         )
@@ -238,10 +240,11 @@ class World:
         *,
         ahead: float = 0.0,
         weight: float = 1.0,
+        period: float = PERIOD,
         demand: float = 0.0,
     ) -> Process:
         """Another process, on a machine of its own."""
-        process = Process(self, len(self.processes), ahead, weight)
+        process = Process(self, len(self.processes), ahead, weight, period)
         process.demand = demand
         self.processes.append(process)
         if limits is not None:

@@ -14,13 +14,8 @@ from gossip_world import Process, World, per_minute
 from remote_inference.cluster.crdt import LwwRegister, Path
 from remote_inference.cluster.message import decode, encode
 from remote_inference.cluster.peers import ANSWERED, GUARD, LEASE, MEMORY
-from remote_inference.cluster.replica import (
-    ANSWER_GAP,
-    KEEPALIVE,
-    REJOIN_LONGEST,
-    URGENT_GAP,
-    Replica,
-)
+from remote_inference.cluster.replica import REJOIN_LONGEST, Replica
+from remote_inference.cluster.schedule import ANSWER_GAP, KEEPALIVE, LISTEN, LONGEST_ASK, URGENT_GAP
 from remote_inference.testing.clock import VirtualClock
 
 
@@ -96,16 +91,37 @@ class TestJoining:
         world.run(2.0)
         assert process.take() is not None
 
-    def test_without_its_echo_it_waits_and_says_hello_again(self) -> None:
+    def test_without_its_echo_it_waits_and_says_hello_again_less_and_less_often(self) -> None:
+        """Where many cannot keep up, what each of them says again and again is why."""
         world = World()
         process = world.start(per_minute(600, burst=60.0))
         process.cut = True
-        world.run(10.0)
+        began = world.now
+        world.run(40.0)
         assert process.take() is None
-        assert kinds([body for _, _, body in world.messages]).count("h") >= 9
+        said = [at - began for at, _, body in world.messages if kinds([body]) == ["h"]]
+        waits = [b - a for a, b in pairwise(said)]
+        assert waits == pytest.approx([1.0, 2.0, 4.0, 8.0, 8.0, 8.0, 8.0], abs=0.1)
+        assert LISTEN * LONGEST_ASK == 8.0
         process.cut = False
-        world.run(3.0)
+        world.run(10.0)
         assert process.take() is not None
+
+    def test_the_first_question_after_its_greeting_waits_for_the_answers(self) -> None:
+        world = World()
+        cluster(world, 2)
+        process = world.start()
+        greeted = world.now
+        world.run(0.6)
+        head = {"k": "d", "i": "stranger", "m": 1.0, "w": 1.0, "s": 0, "t": 1.0}
+        process.hear(encode(head, []))
+        world.run(2.0)
+        asked = [
+            at - greeted
+            for at, who, body in world.messages
+            if who is process and kinds([body]) == ["h"] and at > greeted + 0.1
+        ]
+        assert LISTEN <= asked[0] <= LISTEN + 0.4
 
     def test_without_a_broker_it_works_alone(self) -> None:
         clock = VirtualClock()
@@ -463,10 +479,10 @@ class TestSending:
     @pytest.mark.parametrize("period", [0.1, 0.5, 2.0])
     def test_the_period_is_what_was_asked_for(self, period: float) -> None:
         world = World()
-        one, _ = cluster(world, 2)
-        one.replica.period = period
+        one = world.start(period=period)
+        world.start()
         notes = Notes(one.replica)
-        world.run(3.0)
+        world.run(8.0)
         begin = world.now
         for number in range(160):  # eight seconds in which something changes all the time
             notes.note = number

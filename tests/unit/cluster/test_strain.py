@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from gossip_world import World, per_minute
 
+from remote_inference.cluster.peers import LEASE
 from remote_inference.cluster.strain import LATE, MOST, Strain
 
 
 @pytest.mark.parametrize(
     ("late", "factor"),
-    [(0.0, 1.0), (-3.0, 1.0), (LATE, 1.0), (3 * LATE, 3.0), (1e9, MOST), (float("inf"), MOST)],
+    [(0.0, 1.0), (-3.0, 1.0), (LATE, 1.0), (3 * LATE, 3.0), (LEASE - 0.1, MOST)],
 )
 def test_the_factor_is_how_late_it_is(late: float, factor: float) -> None:
     for tell in (Strain.heard, Strain.echoed):
@@ -19,6 +20,17 @@ def test_the_factor_is_how_late_it_is(late: float, factor: float) -> None:
         assert strain.factor == factor
         tell(strain, 0.0)
         assert strain.factor == 1.0
+
+
+@pytest.mark.parametrize("late", [LEASE, 60.0, float("inf")])
+def test_who_was_suspended_is_not_late(late: float) -> None:
+    """Its clock stood still; the broker keeps nothing for so long."""
+    strain = Strain()
+    strain.heard(4 * LATE)
+    strain.heard(late)
+    assert strain.factor == 1.0
+    strain.echoed(late)
+    assert strain.factor == MOST, "by its own clock nothing was suspended"
 
 
 def test_the_worse_of_both_counts() -> None:
