@@ -20,7 +20,8 @@ TELL = 90.0
 """Seconds for which it matters what a dead member has said: its lease, a window, and some. For so long it is named to
 the others, and asked for by those who have not heard it: nobody has forgotten it by then."""
 ANSWERED = 5.0
-"""Seconds for which somebody's word is asked for: five times. Without it nothing that belongs to nobody is taken."""
+"""Seconds for which somebody's word is asked for: two or three times. Without it nothing that belongs to nobody is
+taken."""
 OWN_ANSWER = 0.3
 """Seconds for which those who are asked for somebody's word leave it to himself."""
 SILENT = 2.0

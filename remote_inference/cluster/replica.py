@@ -237,6 +237,7 @@ class Replica:
             now = self._clock.monotonic()
             self._online = True
             self._steady_since = now
+            self._next.begin(now)
             if (
                 (self.listening_until != -math.inf and self._started_at < math.inf)
                 or self.alone
@@ -246,7 +247,6 @@ class Replica:
             else:  # only the connection was new: our lease holds, and they may have missed something
                 self._next.hello = now
             messages = self._due(now)
-            self._next.begin(now)
         for message in messages:
             self._hand_over(message)
 
@@ -311,7 +311,7 @@ class Replica:
         messages = []
         if now >= self.lease_until:  # given up by the others: begin anew, as somebody else
             self._join(now)
-        if now >= self._next.hello:
+        if now >= self._next.asks:
             if self.listening_until == -math.inf or now >= self.listening_until:
                 self._before_send(now)
             self.state.delta()
@@ -415,10 +415,9 @@ class Replica:
         self._settled = False
         self.lease_until = self._started_at = math.inf
         self._listen(math.inf)
-        self._next.hello = now + wait
         for part in self._parts:
             part.rejoined(before)
-        self._next.soon = math.inf
+        self._next.greet(now + wait)
 
     def _listen(self, until: float) -> None:
         self.listening_until = until
@@ -483,7 +482,7 @@ class Replica:
             self.strain.echoed(now - sent)
             if self.listening_until == math.inf:  # we hear ourselves, so we hear the others
                 self._listen(now + LISTEN)
-                self._next.hello = math.inf
+                self._next.heard_itself(now, greeting=head["k"] == HELLO)
             if not self.alone:
                 self.lease_until = sent + LEASE - GUARD
 

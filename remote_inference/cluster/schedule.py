@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import random
 
-from .peers import OWN_ANSWER
+from .peers import ANSWERED, OWN_ANSWER
 from .strain import Strain
 
 __all__ = ["ANSWER_GAP", "KEEPALIVE", "LISTEN", "LONGEST_ASK", "PERIOD", "URGENT_GAP", "Schedule"]
@@ -41,7 +41,8 @@ class Schedule:
         delta: when to say what has changed.
         soon: what has changed and should not wait.
         full: all that it has to say.
-        hello: a greeting, or a question.
+        hello: a greeting.
+        question: what it lacks.
         archive: the last words of others.
         last_sent: when it said something last.
     """
@@ -50,24 +51,34 @@ class Schedule:
         self.period = period
         self._rng = rng
         self._strain = strain
-        self.delta = self.soon = self.full = self.hello = self.archive = math.inf
+        self.delta = self.soon = self.full = self.hello = self.question = self.archive = math.inf
         self.last_sent = self._last_full = self._asked_at = -math.inf
         self._asked = 0  # how often in a row
 
     @property
     def due(self) -> float:
         """When the first of it is due."""
-        return min(self.delta, self.full, self.hello, self.archive, self.soon)
+        return min(self.delta, self.full, self.asks, self.archive, self.soon)
 
     @property
     def whole(self) -> float:
         """When all that it has to say is said next."""
-        return min(self.full, self.hello)
+        return min(self.full, self.asks)
+
+    @property
+    def asks(self) -> float:
+        """When it greets or asks next."""
+        return min(self.hello, self.question)
 
     def begin(self, now: float) -> None:
         """There is a connection, perhaps a new one."""
         self.delta = now + self._rng.random() * self.period
         self.full = now + KEEPALIVE * (0.5 + self._rng.random() / 2)
+
+    def greet(self, at: float) -> None:
+        """Begin with a greeting at that time, and say nothing before it."""
+        self.hello, self.soon = at, math.inf
+        self.full, self.delta = max(self.full, at + self.period), max(self.delta, at + self.period)
 
     def sent(self, now: float) -> None:
         """Something was said."""
@@ -101,22 +112,33 @@ class Schedule:
         """It has greeted or asked; again later, if nobody hears it, ourselves included."""
         self._asked += 1
         self._asked_at = now
+        self.question = math.inf
         self.hello = math.inf if heard else self._next_question
 
     def answered(self) -> None:
-        """Nothing is lacking any more."""
+        """Nothing is lacking any more: what was to be asked need not be."""
         self._asked = 0
+        self.question = math.inf
+
+    def heard_itself(self, now: float, *, greeting: bool) -> None:
+        """What it says is heard; if that was no greeting, nobody may have heard one as yet."""
+        self._asked = min(self._asked, 1)
+        self.hello = math.inf if greeting else now
 
     def ask(self, now: float) -> None:
-        """Something is lacking: ask, or ask again. The answers to a greeting may yet be on their way."""
-        if self.hello == math.inf:
-            self.hello = max(now, self._next_question) + self._rng.random() * ANSWER_DELAY
+        """Something is lacking: ask, or ask again.
+
+        A bit later: what is lacking may be on its way, and so may be the answers to a greeting.
+        """
+        if self.question == math.inf:
+            earliest = max(now + OWN_ANSWER, self._next_question)
+            self.question = earliest + self._rng.random() * ANSWER_DELAY
 
     @property
     def _next_question(self) -> float:
-        """Seldom, if all are busy."""
-        wait = LISTEN * min(2.0 ** max(self._asked - 1, 0), LONGEST_ASK)
-        return self._asked_at + wait * self._strain.factor
+        """Seldom, if all are busy; but once within the time for which somebody's word is asked for."""
+        wait = LISTEN * min(2.0 ** max(self._asked - 1, 0), LONGEST_ASK) * self._strain.factor
+        return self._asked_at + (wait if self._asked > 1 else min(wait, ANSWERED / 2))
 
     # -- what it answers
 
@@ -135,4 +157,4 @@ class Schedule:
         self.archive = now + wait * self._strain.factor
 
     def __repr__(self) -> str:
-        return f"Schedule(delta={self.delta:.2f}, full={self.full:.2f}, hello={self.hello:.2f})"
+        return f"Schedule(delta={self.delta:.2f}, full={self.full:.2f}, asks={self.asks:.2f})"

@@ -19,8 +19,8 @@ class Strain:
     hears late speaks seldom: what is said at leisure (deltas, answers, questions that are asked again) waits longer by
     this factor. The full record that keeps the lease is as frequent as ever, and answers all questions in time.
 
-    What is later than a lease was not read late, for the broker drops what nobody reads for as long: its sender's clock
-    stood still, as that of a machine does which was suspended.
+    What is later than a lease does not count. Who reads so late has lost its own by then, and waits before it joins
+    anew; otherwise the sender's clock stood still, as that of a machine does which was suspended.
     """
 
     __slots__ = ("_echo", "_last")

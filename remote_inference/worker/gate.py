@@ -6,8 +6,9 @@ the broker had already sent comes back the same way. A timer resumes.
 
 The channel belongs to the consumer's loop. With Celery's event loop (threads, prefork over AMQP) everything is done
 in it. With the blocking loop (gevent; the embedded broker) a callback may wait two seconds there; that loop's
-sockets and the embedded broker bear frames from elsewhere, if nobody waits for an answer. A timer runs in the loop
-(or where there is none) already, and must not ask it for a later turn: that comes up to a second later.
+sockets and the embedded broker bear frames from elsewhere, if nobody waits for an answer; a lock keeps two threads
+from opening and closing at a time. A timer runs in the loop (or where there is none) already, and must not ask it for
+a later turn: that comes up to a second later.
 
 Where only a limit keeps the others out, an urgent request goes through: a word on the bus opens the gate for it.
 """
@@ -15,6 +16,7 @@ Where only a limit keeps the others out, an urgent request goes through: a word 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from functools import partial
@@ -66,6 +68,7 @@ class Gate:
         self._tags: dict[str, str] = {}
         self._timers: dict[str, Any] = {}
         self._hurried: dict[str, float] = {}
+        self._lock = threading.RLock()  # of what is not done in a loop
         self.handed_back = 0
         self.bounced = 0
 
@@ -108,7 +111,7 @@ class Gate:
         queue = self._tags.get(tag) if tag is not None else info["routing_key"]
         if queue is None:
             active = self._consumer.task_consumer._active_tags
-            self._tags.update({known: name for name, known in active.items()})
+            self._tags.update({known: name for name, known in list(active.items())})
             queue = self._tags.get(tag)
         return queue or str(info.get("routing_key", ""))
 
@@ -132,6 +135,14 @@ class Gate:
         """Something urgent has come into the queue: let it in, where only a limit keeps the others out."""
         self._do(partial(self._hurry, queue))
 
+    def forget(self, queue: str) -> None:
+        """An operator decides whether the queue is consumed from now on. From the consumer's loop."""
+        with self._lock:
+            self._until.pop(queue, None)
+            self._reasons.pop(queue, None)
+            self._hurried.pop(queue, None)
+            self._disarm(queue)
+
     def reconnected(self) -> None:
         """The consumer has a new channel: the tags are others, and the gates that are shut stay so."""
         self._tags = {}
@@ -150,9 +161,18 @@ class Gate:
     def _hand_back(self, message: Any, request_id: str, queue: str, reason: str, until: float) -> None:
         self.handed_back += 1
         if is_inference_queue(queue):
-            if not (reason.startswith(LIMITED) and self._is_outdated(message, queue)):
-                self._pause(queue, reason, until)
-            self._reject(message, request_id)
+            with self._lock:
+                outdated = reason.startswith(LIMITED) and self._is_outdated(message, queue)
+                closed = None if outdated else self._pause(queue, reason, until)
+                self._reject(message, request_id)
+            if closed is not None:
+                logger.info(
+                    "%s: not taking requests for %.1f s: %s",
+                    closed.deployment,
+                    closed.until - self._now(),
+                    reason,
+                )
+                self._hooks(closed)
             return
         # routed by hand to a queue that has other work too: only this message waits, or it would be back at once
         delay = min(max(until - self._now(), 0.001), LONGEST_HOLD)
@@ -177,22 +197,27 @@ class Gate:
             # the broker puts it back by itself
             logger.debug("%s: not put back: %s", request_id, type(exc).__name__)
 
-    def _pause(self, queue: str, reason: str, until: float) -> None:
+    def _pause(self, queue: str, reason: str, until: float) -> GateClosed | None:
+        """Shut it until then; what is to be told of that, if it was open."""
         known = self._until.get(queue)
         if known is not None and (self._reasons.get(queue) == SHUTDOWN or self._now() < known <= until):
-            return  # the earliest counts: one of the pool's processes may have a permit before the others
+            return (
+                None  # the earliest counts: one of the pool's processes may have a permit before the others
+            )
         if self._now() < self._hurried.get(queue, 0.0) and reason.startswith(LIMITED):
-            until = min(until, self._now() + HURRY_LOOK)
-        self._until[queue] = until
-        self._reasons[queue] = reason
+            until = self._now() + HURRY_LOOK
         consumer_set = self._consumer.task_consumer
         tag = consumer_set._active_tags.pop(queue, None)
+        if tag is None and known is None:
+            return None  # an operator has ended the consuming: it is not ours to begin it again
+        self._until[queue] = until
+        self._reasons[queue] = reason
+        self._arm(queue)
         if tag is None:
-            self._arm(queue)
-            return  # shut already
+            return None  # shut already
         self._tags[tag] = queue  # deliveries may still be on their way
         while len(self._tags) > TAGS:
-            del self._tags[next(iter(self._tags))]  # the oldest; what is still consumed is found again
+            self._tags.pop(next(iter(self._tags)))  # the oldest; what is still consumed is found again
         consumer_set._active_queue_no_ack.pop(queue, None)
         consumer_set._queues.pop(queue, None)
         self._consumer.app.amqp.queues.deselect(queue)  # stays so over a reconnect
@@ -201,44 +226,56 @@ class Gate:
             channel.basic_cancel(tag, nowait=True)  # one frame, no wait
         else:
             channel.basic_cancel(tag)
-        deployment = deployment_of(queue)
-        logger.info("%s: not taking requests for %.1f s: %s", deployment, until - self._now(), reason)
-        self._hooks(GateClosed(deployment=deployment, reason=reason, until=until))
-        self._arm(queue)
+        return GateClosed(deployment=deployment_of(queue), reason=reason, until=until)
 
     def _arm(self, queue: str) -> None:
+        self._disarm(queue)
+        until = self._until[queue]
+        delay = max(until - self._now(), 0.001)
+        self._timers[queue] = self._consumer.timer.call_after(delay, self._due, (queue, until))
+
+    def _disarm(self, queue: str) -> None:
         timer = self._timers.pop(queue, None)
         if timer is not None:
             timer.cancel()
-        delay = max(self._until[queue] - self._now(), 0.001)
-        self._timers[queue] = self._consumer.timer.call_after(delay, self._due, (queue,))
 
-    def _due(self, queue: str) -> None:
-        if self.closed(queue):  # prolonged meanwhile
-            self._arm(queue)
-        else:
-            self.resume(queue)
+    def _due(self, queue: str, until: float) -> None:
+        with self._lock:
+            if self._until.get(queue) != until:
+                return  # opened, or another time: that has a timer of its own
+            self._timers.pop(queue, None)  # it is running: with gevent, to cancel it would end it here
+            if self.closed(queue):  # the timer's clock is not the wall's
+                self._arm(queue)
+                return
+        self.resume(queue)
 
     def _hurry(self, queue: str) -> None:
-        if self._limited(queue):
-            self.resume(queue)
-        # it may be about to shut, for what was taken before
-        self._hurried[queue] = self._now() + HURRY
+        with self._lock:
+            if self._limited(queue):
+                self.resume(queue)
+            # it may be about to shut, for what was taken before
+            self._hurried[queue] = self._now() + HURRY
 
     def resume(self, queue: str) -> None:
         """Open a gate before its time. From the consumer's loop or a timer; `open` is for any thread."""
+        with self._lock:
+            opened = self._resume(queue)
+        if opened:
+            self._hooks(GateOpened(deployment=deployment_of(queue)))
+
+    def _resume(self, queue: str) -> bool:
         if not self._consumer.pool.active:
-            return  # the worker ends: what it took now, nobody would run
+            return False  # the worker ends: what it took now, nobody would run
         if self._until.pop(queue, None) is None:
-            return
-        self._timers.pop(queue, None)
+            return False
+        self._disarm(queue)
         self._reasons.pop(queue, None)
         self._hurried.pop(queue, None)
         queues = self._consumer.app.amqp.queues
         selected = queues.select_add(queues[queue])  # a reconnect takes it up from here
         consumer_set = self._consumer.task_consumer
         if consumer_set is None or consumer_set.consuming_from(queue):
-            return
+            return False
         try:
             bound = selected(consumer_set.channel)
             consumer_set._queues[queue] = bound
@@ -246,7 +283,7 @@ class Gate:
         except self._consumer.connection_errors as exc:
             consumer_set._active_tags.pop(queue, None)
             logger.debug("%s: resumed with the next connection: %s", queue, type(exc).__name__)
-        self._hooks(GateOpened(deployment=deployment_of(queue)))
+        return True
 
     def __repr__(self) -> str:
         return f"Gate(shut={sorted(self._until)}, handed_back={self.handed_back}, bounced={self.bounced})"

@@ -138,6 +138,7 @@ class QueueStep(bootsteps.StartStopStep):
         self._consumes = consumes
         self._guard(consumer)
         self._cancel_first(consumer)
+        self._heed_operator(consumer)
 
     def start(self, consumer: Any) -> None:
         """Declare what is consumed (with another capacity than it has: see `declare_inference_queue`)."""
@@ -170,6 +171,23 @@ class QueueStep(bootsteps.StartStopStep):
             clean_up(exc)
 
         consumer.on_connection_error_after_connected = on_connection_error_after_connected
+
+    def _heed_operator(self, consumer: Any) -> None:
+        """``celery control add_consumer`` and ``cancel_consumer`` count for more than the gate.
+
+        A gate that is shut would else consume again what was cancelled, or refuse over and over what was added.
+        """
+        gate, add, cancel = self.main.gate, consumer.add_task_queue, consumer.cancel_task_queue
+
+        def add_task_queue(queue: str, *args: Any, **options: Any) -> None:
+            gate.forget(queue)
+            add(queue, *args, **options)
+
+        def cancel_task_queue(queue: str) -> None:
+            gate.forget(queue)
+            cancel(queue)
+
+        consumer.add_task_queue, consumer.cancel_task_queue = add_task_queue, cancel_task_queue
 
     def _guard(self, consumer: Any) -> None:
         """Messages that cannot be read: kept, told, and shown to no log."""

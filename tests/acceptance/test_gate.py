@@ -150,6 +150,29 @@ def test_a_gate_opens_by_itself_and_the_order_is_exact(start_workers, fresh_brok
         assert "Traceback" not in node.log  # to wait is nothing to warn of
 
 
+@pytest.mark.parametrize("pool", POOLS)
+def test_an_operator_decides_whether_a_queue_is_consumed_whatever_its_gate_does(
+    start_workers, fresh_broker_url: str, pool: str
+):
+    with open_market(fresh_broker_url, {"name": "a"}, {"name": "b"}) as market:
+        market.server.on("a", rate_limited(2), times=1)
+        start_workers(1, "-Q", market.queues, "-c", "1", app=APP, env=market.environment, pool=pool)
+        control = market.inference.app.control
+        handle = market.inference.submit("a", "to wait")
+        wait_until(lambda: "a" in gates(market), "the gate to shut", LIMIT)
+
+        control.cancel_consumer("inference.a")
+        wait_until(lambda: "a" not in gates(market), "the gate to be forgotten", LIMIT)
+        opens = time.monotonic() + 2.5
+        while time.monotonic() < opens:  # that nothing happens cannot be waited for
+            market.inference.submit("b", "meanwhile").result(LIMIT)
+        assert len(market.arrivals("a")) == 1
+
+        control.add_consumer("inference.a")
+        assert handle.result(LIMIT).text
+        assert len(market.arrivals("a")) == 2
+
+
 def test_a_half_open_circuit_lets_exactly_its_probes_through(start_workers, fresh_broker_url: str):
     breaker = {"failure_threshold": 1, "open_duration": 1.0, "half_open_max_probes": 2}
     deployment = {"name": "a", "circuit_breaker": breaker, "retry": {"max_retries": 0}}

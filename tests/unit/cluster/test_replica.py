@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import random
 from itertools import pairwise
 from typing import Any
@@ -122,6 +123,55 @@ class TestJoining:
             if who is process and kinds([body]) == ["h"] and at > greeted + 0.1
         ]
         assert LISTEN <= asked[0] <= LISTEN + 0.4
+
+    def test_a_question_that_was_answered_meanwhile_is_not_asked(self) -> None:
+        """All would answer it in full, once more."""
+        world = World()
+        cluster(world, 3)
+        process = world.start()
+        world.run(0.05)
+        greeted = world.now
+        head = {"k": "d", "i": "stranger", "m": 1.0, "w": 1.0, "s": 0, "t": 1.0}
+        process.hear(encode(head, []))
+        world.run(0.8)
+        assert process.replica._next.question < math.inf, "it is about to ask"
+        process.hear(encode(head | {"k": "f"}, []))
+        world.run(4.0)
+        assert not [
+            at
+            for at, who, body in world.messages
+            if who is process and kinds([body]) == ["h"] and at > greeted
+        ]
+
+    def test_who_hears_itself_first_by_something_else_greets_once_more(self) -> None:
+        """Its greeting was lost, and nobody has answered it."""
+        world = World()
+        found = cluster(world, 3)
+        process = world.start()
+        process.cut = True
+        world.run(7.5)  # it has greeted just now; again in 8 s
+        process.cut = False
+        while process.replica.listening_until == math.inf:
+            world.run(0.01)
+        heard = world.now
+        world.run(0.9)  # it listens for a second
+        greeted = [at for at, who, body in world.messages if who is process and kinds([body]) == ["h"]]
+        assert heard - 0.02 <= greeted[-1] <= heard + 0.1
+        assert members(process) == members(found[0])
+        assert len(members(process)) == 4
+
+    def test_who_waits_before_it_joins_anew_says_nothing_until_then(self) -> None:
+        world = World()
+        (one,) = cluster(world, 1)
+        for _ in range(8):
+            one.cut = True
+            world.run(LEASE + 1.0)
+            one.cut = False
+            world.run(8.0)
+        said = [(decode(body)[0]["i"], kinds([body])[0]) for _, who, body in world.messages if who is one]
+        first = dict(reversed(said))
+        assert len(first) >= 5
+        assert set(first.values()) == {"h"}
 
     def test_without_a_broker_it_works_alone(self) -> None:
         clock = VirtualClock()

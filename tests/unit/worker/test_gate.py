@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -58,6 +60,25 @@ class ConsumerSet:
         self.channel.done.append(("consume", queue.name))
 
 
+class Entry:
+    """What a timer calls. To cancel it while it runs ends a greenlet in the middle."""
+
+    def __init__(self, at: float, function: Callable[..., None], args: tuple[Any, ...]) -> None:
+        self.at = at
+        self._function, self._args = function, args
+        self.cancelled = self._running = False
+
+    def cancel(self) -> None:
+        assert not self._running, "it cancels itself"
+        self.cancelled = True
+
+    def __call__(self) -> None:
+        if not self.cancelled:
+            self._running = True
+            self._function(*self._args)
+            self._running = False
+
+
 class Worker:
     """The fake consumer, its timer and its hub."""
 
@@ -69,19 +90,23 @@ class Worker:
         self.app.amqp.queues.add(Queue("inference.other"))
         self.app.amqp.queues.add(Queue("celery"))
         self.app.amqp.queues.select([QUEUE, "inference.other", "celery"])
-        self.timers: list[tuple[float, Callable[..., None], tuple[Any, ...]]] = []
+        self.timers: list[Entry] = []
         self.soon: list[Callable[[], None]] = []
         self.events: list[Event] = []
         self.consumer = SimpleNamespace(
             app=self.app,
             hub=SimpleNamespace(call_soon=self.soon.append) if with_hub else None,
-            timer=SimpleNamespace(call_after=lambda s, f, a=(): self.timers.append((self.time + s, f, a))),
+            timer=SimpleNamespace(call_after=self.call_after),
             task_consumer=ConsumerSet(self.channel, self.app.amqp.queues.consume_from),
             connection=SimpleNamespace(transport=SimpleNamespace(driver_type="amqp")),
             connection_errors=(ConnectionError,),
             pool=SimpleNamespace(active=True),
         )
         self.gate = Gate(self.consumer, Hooks([self.events.append]), now=lambda: self.time)
+
+    def call_after(self, seconds: float, function: Callable[..., None], args: tuple[Any, ...] = ()) -> Entry:
+        self.timers.append(Entry(self.time + seconds, function, args))
+        return self.timers[-1]
 
     def turn(self) -> None:
         """The loop's turn."""
@@ -93,11 +118,15 @@ class Worker:
     def pass_time(self, seconds: float) -> None:
         self.turn()
         self.time += seconds
-        due = [entry for entry in self.timers if entry[0] <= self.time]
-        self.timers = [entry for entry in self.timers if entry[0] > self.time]
-        for _, function, args in due:
-            function(*args)
+        self.fire()
         self.turn()
+
+    def fire(self, *, early: float = 0.0) -> None:
+        """Let the timers run that are due, or nearly so."""
+        due = [entry for entry in self.timers if entry.at <= self.time + early]
+        self.timers = [entry for entry in self.timers if entry.at > self.time + early]
+        for entry in due:
+            entry()
 
     def message(
         self,
@@ -196,9 +225,8 @@ def test_a_prolonging_that_comes_with_the_timer_is_kept():
     worker.time += 10.1
     worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
     worker.turn()
-    for _, function, args in list(worker.timers):  # the fake's go on although they were cancelled
-        function(*args)
-    worker.turn()
+    assert [entry.cancelled for entry in worker.timers] == [True, False]
+    worker.fire()
     assert worker.gate.closed(QUEUE)
     assert ("consume", QUEUE) not in worker.channel.done
 
@@ -210,10 +238,43 @@ def test_it_opens_in_the_timers_own_turn():
     worker.gate.hand_back(worker.message("celery"), "id", LIMIT, worker.time + 1)
     worker.turn()
     worker.time += 1.1
-    for _, function, args in list(worker.timers):
-        function(*args)
+    worker.fire()
     assert not worker.soon
     assert worker.channel.done[-2:] == [("consume", QUEUE), ("reject", True)]
+
+
+def test_a_timer_that_is_early_comes_again(worker):
+    """Its clock is not the wall's; with gevent, to cancel itself would end it before it can."""
+    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.pass_time(9.99)
+    worker.fire(early=0.1)
+    assert worker.gate.closed(QUEUE)
+    worker.pass_time(0.1)
+    assert not worker.gate.any_closed
+    assert QUEUE in worker.consumed
+
+
+def test_a_gate_that_was_opened_leaves_no_timer_behind(worker):
+    for _ in range(5):
+        closes(worker, worker.message())
+        worker.gate.hurry(QUEUE)
+        worker.turn()
+        worker.time += HURRY + 1
+    assert all(entry.cancelled for entry in worker.timers)
+
+
+def test_what_an_operator_cancelled_it_does_not_consume_again(worker):
+    late = worker.message()
+    closes(worker, worker.message())
+    worker.gate.forget(QUEUE)  # Celery's part: no tag, not selected
+    closes(worker, late)
+    worker.pass_time(10.0)
+    worker.gate.hurry(QUEUE)
+    worker.turn()
+    assert ("consume", QUEUE) not in worker.channel.done
+    assert worker.channel.done[-1] == ("reject", True)
+    assert QUEUE not in worker.consumed
+    assert not worker.gate.any_closed
 
 
 def test_what_had_been_sent_already_bounces(worker):
@@ -351,6 +412,36 @@ def test_a_pause_is_heeded_whenever_the_message_was_taken(worker):
     assert not worker.gate.any_closed
     closes(worker, early, reason="LimitReached: paused")
     assert worker.gate.closed(QUEUE)
+
+
+def test_opening_and_closing_at_once_leaves_it_in_one_state():
+    """Without a loop, hand-backs come from the pool's threads, words and timers from others."""
+    worker = Worker(with_hub=False)
+    inner = worker.channel.basic_cancel
+
+    def slow_cancel(tag: str, **options: Any) -> None:
+        inner(tag, **options)
+        between.set()
+        time.sleep(0.001)
+
+    worker.channel.basic_cancel = slow_cancel
+    for _ in range(50):
+        between = threading.Event()
+
+        def word(between: threading.Event = between) -> None:
+            assert between.wait(5.0)
+            worker.gate.hurry(QUEUE)
+
+        thread = threading.Thread(target=word)
+        thread.start()
+        before = worker.gate.handed_back
+        worker.gate.hand_back(worker.message(), "id", LIMIT, worker.time + 1)
+        assert worker.channel.done[-1] in {("reject", True), ("consume", QUEUE)}
+        thread.join()
+        assert worker.gate.handed_back == before + 1
+        assert not worker.gate.any_closed
+        assert worker.consumer.task_consumer.consuming_from(QUEUE)
+        worker.time += HURRY + 1
 
 
 def test_it_does_not_remember_every_tag_for_ever(worker):
