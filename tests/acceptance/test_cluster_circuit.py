@@ -43,6 +43,12 @@ def circuits(market: Market) -> list[str]:
     return [worker["engines"]["a"]["circuit"] for worker in market.inference.workers(timeout=0.3).values()]
 
 
+def listening(market: Market) -> int:
+    """How many processes hear orders."""
+    workers = market.inference.workers(timeout=0.3).values()
+    return sum(len(worker.get("processes", ["its own"])) for worker in workers)
+
+
 def wait_for_circuits(market: Market, state: str, workers: int) -> None:
     wait_until(lambda: circuits(market) == [state] * workers, f"{state} in {workers} workers", LIMIT)
 
@@ -155,8 +161,10 @@ def test_the_operators_word_reaches_a_worker_that_is_started_later(
 
     with open_market(fresh_broker_url, deployment()) as market:
         first = start()
-        answers = market.inference.force_open("a", 600)
         processes = 1 if pool == "threads" else 2
+        # a child that has not begun to listen is not told, and not counted: it hears of it as a newcomer
+        wait_until(lambda: listening(market) == processes, "the pool's children to listen", LIMIT)
+        answers = market.inference.force_open("a", 600)
         assert answers == {first.hostname(): {"ok": "circuit of a open for 600 s", "processes": processes}}
         start()
         wait_for_circuits(market, "open", 2)
