@@ -17,10 +17,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from remote_inference.cancel import CancelToken
-from remote_inference.cluster import Cost, GossipRateLimiter, LimitKey
-from remote_inference.cluster.replica import Replica
+from remote_inference.cluster import Cost, GossipRateLimiter, LimitKey, Replica
 from remote_inference.config import RateLimits
 from remote_inference.errors import LimitReached
+from remote_inference.testing.ledgers import VirtualLedgers
 from remote_inference.testing.limit import ExactLimit
 from remote_inference.types import Priority
 
@@ -57,6 +57,10 @@ class Case:
         skew: seconds by which the wall clocks differ at most.
         kill, join: replica and time.
         restart: when all are killed and started again.
+        lives: seconds that each lives on average, before it is killed and replaced at once; None: for ever.
+        kill_all_every: seconds between two kills of all, who are started again at once.
+        rolling: seconds between two graceful restarts, one worker after the other, from the first minute on.
+        certain: whether deaths can be seen by the others, as on one host.
         tokens: what requests cost, where tokens are limited.
     """
 
@@ -70,6 +74,10 @@ class Case:
     kill: tuple[int, float] | None = None
     join: tuple[int, float] | None = None
     restart: float | None = None
+    lives: float | None = None
+    kill_all_every: float | None = None
+    rolling: float | None = None
+    certain: bool = True
     tokens: Tokens | None = None
     service: float = 0.5
     seed: int = 1
@@ -148,9 +156,18 @@ class _Worker:
         self.number = number
         self.simulation = simulation
         world, rng, case = simulation.world, simulation.rng, simulation.case
-        self.clock = _Clock(world, rng.uniform(-1, 1) * case.skew / 2, rng.uniform(10.0, 1e5))
-        self.replica = Replica(self.clock, name=f"worker{number}", rng=random.Random(rng.random()))
+        booted = rng.uniform(10.0, 1e5)
+        if case.certain:  # on one host
+            booted = 1_000.0
+        self.clock = _Clock(world, rng.uniform(-1, 1) * case.skew / 2, booted)
+        simulation.started += 1
+        self.process = f"{simulation.started if not case.certain else 'host'}:{simulation.started}:1"
+        self.replica = Replica(
+            self.clock, name=f"worker{number}", rng=random.Random(rng.random()), process=self.process
+        )
+        self.replica.on_process = self._watch
         self.limiter = GossipRateLimiter(self.clock, self.replica)
+        self.desk = simulation.ledgers.desk(self.limiter.ledgers)
         self.alive = True
         self._tick_at = self._woken_at = math.inf
         self.backlog: deque[tuple[int, int]] = deque()
@@ -165,7 +182,17 @@ class _Worker:
         self.replica.start()
         world.at(world.now + 0.01, self._online)
 
+    def _watch(self, process: str) -> None:
+        if process in self.simulation.ended:
+            self.simulation.world.at(self.simulation.world.now + 0.005, lambda: self.see_end(process))
+
+    def see_end(self, process: str) -> None:
+        if self.alive and self.simulation.case.certain:
+            self.replica.process_ended(process)
+
     def _online(self) -> None:
+        if not self.alive:
+            return
         self.simulation.queues.append(self)
         self.replica.online()
         self._tick()
@@ -258,6 +285,13 @@ class _Simulation:
             clock=lambda: self.world.now,
         )
         self.queues: list[_Worker] = []
+        self.started = 0
+        self.ended: set[str] = set()
+        self.ledgers = VirtualLedgers(
+            lambda: self.world.now,
+            lambda seconds, action: self.world.at(self.world.now + seconds, action),
+            self.rng,
+        )
         self.workers: dict[int, _Worker] = {}
         self.rate = (case.per_minute or 0) / 60.0
         if case.tokens is not None:
@@ -322,13 +356,52 @@ class _Simulation:
 
     def kill(self, number: int) -> None:
         worker = self.workers.pop(number)
-        worker.alive = False
-        self.queues.remove(worker)
+        worker.alive = worker.desk.alive = False
+        if worker in self.queues:
+            self.queues.remove(worker)
+        self.ledgers.drop(worker.desk)
+        self.ended.add(worker.process)
+        for other in self.queues:
+            self.world.at(self.world.now + 0.005, lambda o=other: o.see_end(worker.process))  # type: ignore[misc]
+
+    def leave(self, number: int) -> None:
+        worker = self.workers[number]
+        worker.desk.leave()
+        worker.replica.leave()
+        self.kill(number)
+
+    def _mortal(self, number: int) -> None:
+        """Start one, and replace it when it dies."""
+        self.start(number)
+        assert self.case.lives is not None
+        life = self.rng.expovariate(1.0 / self.case.lives)
+
+        def die() -> None:
+            self.kill(number)
+            self._mortal(number)
+
+        self.world.at(self.world.now + life, die)
+
+    def _roll(self, number: int) -> None:
+        assert self.case.rolling is not None
+        self.leave(number)
+        self.world.at(self.world.now + 1.0, lambda: self.start(number))
+        self.world.at(
+            self.world.now + self.case.rolling, lambda: self._roll((number + 1) % self.case.replicas)
+        )
 
     def run(self) -> Figures:
         case, world = self.case, self.world
         for number in range(case.replicas):
-            world.at(self.rng.uniform(0.0, 2.0), lambda n=number: self.start(n))  # type: ignore[misc]
+            begin = self._mortal if case.lives is not None else self.start
+            world.at(self.rng.uniform(0.0, 2.0), lambda n=number, b=begin: b(n))  # type: ignore[misc]
+        cut, cut_at, back_at = case.cut_off
+        for moment, reachable in ((cut_at, False), (back_at, True)) if cut else ():
+            world.at(moment, lambda r=reachable: self._reach(cut, r))  # type: ignore[misc]
+        if case.kill_all_every is not None:
+            world.at(case.kill_all_every, self._kill_all)
+        if case.rolling is not None:
+            world.at(60.0, lambda: self._roll(0))
         if case.kill is not None:
             who, when = case.kill
             world.at(when, lambda: self.kill(who))
@@ -339,6 +412,15 @@ class _Simulation:
             world.at(case.restart, self._restart)
         world.run(case.seconds)
         return self.figures
+
+    def _reach(self, numbers: frozenset[int], reachable: bool) -> None:
+        for number in numbers:
+            self.workers[number].desk.reachable = reachable
+
+    def _kill_all(self) -> None:
+        assert self.case.kill_all_every is not None
+        self._restart()
+        self.world.at(self.world.now + self.case.kill_all_every, self._kill_all)
 
     def _restart(self) -> None:
         for number in list(self.workers):
@@ -382,8 +464,20 @@ CASES: Sequence[Case] = (
         tokens=Tokens(per_minute=300_000, smallest=80, largest=4_000, error=0.5),
     ),
     Case(name="cut off", cut_off=(frozenset({2, 3}), 90.0, 120.0)),
-    Case(name="skew", skew=2.0),
+    Case(name="skew", skew=2.0, certain=False),
     Case(name="restart", restart=100.0, seconds=200.0),
+    Case(name="killed unseen", kill=(1, 60.0), join=(4, 80.0), certain=False),
+    Case(name="rolling", rolling=5.0),
+    Case(name="mortal", replicas=64, lives=10.0, demand=lambda replica, seconds: 1.5 / 64),
+    Case(
+        name="mortal unseen", replicas=64, lives=10.0, demand=lambda replica, seconds: 1.5 / 64, certain=False
+    ),
+    Case(
+        name="all killed",
+        kill_all_every=20.0,
+        demand=lambda replica, seconds: 0.1 / 4,
+        seconds=300.0,
+    ),
     Case(name="64", replicas=64, per_minute=600_000, demand=lambda replica, seconds: 1.5 / 64),
 )
 

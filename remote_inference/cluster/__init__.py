@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from .base import Cost, LimitKey, Permit, RateLimiter
-from .dispatch import LimiterByKey
-from .estimates import TokenEstimates
-from .limiter import GossipRateLimiter
-from .ratios import SharedEstimates
-from .replica import Replica
+from .limits.limiter import GossipRateLimiter
+from .limits.routing import RoutingLimiter
+from .limits.shared_estimates import SharedEstimates
+from .limits.transfer import Transfers
+from .local.estimates import TokenEstimates
+from .membership import Replica, StateListener
 from .strict import LimitStore, StoreUnavailable, StrictRateLimiter
 
 __all__ = [
@@ -15,12 +16,14 @@ __all__ = [
     "GossipRateLimiter",
     "LimitKey",
     "LimitStore",
-    "LimiterByKey",
     "Permit",
     "RateLimiter",
     "Replica",
+    "RoutingLimiter",
     "SharedEstimates",
+    "StateListener",
     "StoreUnavailable",
     "StrictRateLimiter",
     "TokenEstimates",
+    "Transfers",
 ]

@@ -112,8 +112,5 @@ class RateLimiter(Protocol):
     def paused_until(self, key: LimitKey) -> float:
         """When the pause ends; 0.0 where there is none."""
 
-    def opens_at(self, key: LimitKey, deployment: str, cost: Cost) -> float:
-        """When a permit of that cost is due, if nobody else comes; 0.0 for now."""
-
     def snapshot(self) -> dict[str, Any]:
         """What is used, running, waiting and paused, by key: JSON, for a status page."""

@@ -15,6 +15,7 @@ __all__ = [
     "deployment_of",
     "inference_queue",
     "is_inference_queue",
+    "ledger_queue",
     "probe_queue",
     "reply_queue",
     "suspect_queue",
@@ -34,7 +35,9 @@ HEADER = "inference"
 """The one message header of ours: a mapping, see `remote_inference.messaging.wire`."""
 
 _NOT_DEPLOYMENTS = (PREFIX, CONTROL_QUEUE, DEAD_LETTER_QUEUE, CANCELLED_QUEUE)
-_OURS = tuple(PREFIX + part for part in ("reply.", "suspect.", "bus.", "cancelled.", "gossip.", "probe."))
+_OURS = tuple(
+    PREFIX + part for part in ("reply.", "suspect.", "bus.", "cancelled.", "gossip.", "probe.", "ledger.")
+)
 
 
 def inference_queue(deployment: str) -> str:
@@ -70,3 +73,8 @@ def suspect_queue(request_id: str) -> str:
 def probe_queue(circuit: str, number: int) -> str:
     """Is held by whoever has that probe's slot of a circuit."""
     return f"{PREFIX}probe.{circuit}.{number}"
+
+
+def ledger_queue(subject: str) -> str:
+    """Holds the ledger of a limit: who holds how many rights to it."""
+    return f"{PREFIX}ledger.{subject}"

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from ..clock import Clock
+from ..cluster import Replica, StateListener
 from ..cluster.crdt import LwwRegister, Path
-from ..cluster.replica import Replica
 from ..config import Deployment, InferenceConfig
 from ..events import CircuitChanged, Hooks
 from ..messaging.probes import BrokerSlot, BrokerSlots
@@ -53,8 +53,8 @@ class CircuitParts(Protocol):
         """This process's."""
 
 
-class Circuits:
-    """One a process; a `Part` of its replica.
+class Circuits(StateListener):
+    """One a process; it listens to its replica.
 
     Args:
         parts: clock, hooks, configuration and publisher.
@@ -98,8 +98,9 @@ class Circuits:
             return
         clock = self._clock
         end = clock.monotonic() + NEWCOMER
-        if clock.wait(replica.reached, NEWCOMER):
-            clock.sleep(max(0.0, min(end, replica.listening_until) - clock.monotonic()))
+        if clock.wait(replica.life.reached, NEWCOMER):
+            left = min(end, replica.life.listening_until) - clock.monotonic()
+            clock.wait(replica.life.answered, max(0.0, left))
 
     def force(self, deployment: Deployment, seconds: float | None) -> None:
         """Open the circuit for so many seconds, or close it (None). The other replicas hear of it."""
@@ -160,12 +161,6 @@ class Circuits:
 
     def before_send(self, now: float) -> None:
         """All is said when it happens."""
-
-    def members_changed(self, now: float) -> None:
-        """A circuit belongs to nobody."""
-
-    def forgotten(self, replica: str) -> None:
-        """See `Part`."""
 
     def rejoined(self, before: str) -> None:
         """Say under the new id what is held."""

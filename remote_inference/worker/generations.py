@@ -15,8 +15,8 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..clock import Clock
+from ..cluster import Replica, StateListener
 from ..cluster.crdt import LwwRegister, Path
-from ..cluster.replica import Replica
 
 __all__ = ["Generations"]
 
@@ -44,8 +44,8 @@ class _Orders:
         self.rebuilds = 0
 
 
-class Generations:
-    """One a process; a `Part` of its replica.
+class Generations(StateListener):
+    """One a process; it listens to its replica.
 
     Args:
         replica: where it is kept.
@@ -98,7 +98,7 @@ class Generations:
         """Others have told which orders they know."""
         now = self._clock.monotonic()
         # who only listens yet has either not begun, or was away for long: the bus will bring it nothing
-        until = now if now < self._replica.listening_until else now + GRACE
+        until = now if now < self._replica.life.listening_until else now + GRACE
         for path in paths:
             orders = self._orders.get(path[1]) if len(path) == 3 else None
             if orders is None:
@@ -113,12 +113,6 @@ class Generations:
 
     def before_send(self, now: float) -> None:
         """All is said when it is known."""
-
-    def members_changed(self, now: float) -> None:
-        """An order belongs to nobody."""
-
-    def forgotten(self, replica: str) -> None:
-        """See `Part`."""
 
     def rejoined(self, before: str) -> None:
         """Say under the new id what is known."""

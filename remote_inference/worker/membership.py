@@ -10,10 +10,10 @@ from kombu.connection import Connection
 from ..clock import Clock
 from ..cluster import (
     GossipRateLimiter,
-    LimiterByKey,
     LimitKey,
     RateLimiter,
     Replica,
+    RoutingLimiter,
     SharedEstimates,
     StrictRateLimiter,
     TokenEstimates,
@@ -21,8 +21,10 @@ from ..cluster import (
 from ..config import Deployment, InferenceConfig
 from ..events import ClockSkewed, Hooks
 from ..messaging.gossip import Gossip
+from ..messaging.ledgers import Ledgers
 from ..messaging.publisher import Publisher
 from ..transport.redis_limit import RedisLimitStore
+from .process_watch import ProcessWatch, process_identity
 
 __all__ = ["Membership", "MembershipParts"]
 
@@ -65,19 +67,30 @@ class Membership:
 
         config = self._config = parts.config
         self.replica = Replica(
-            parts.clock, name=name, weight=slots, period=config.gossip.interval, on_skew=skewed
+            parts.clock,
+            name=name,
+            weight=slots,
+            period=config.gossip.interval,
+            on_skew=skewed,
+            process=process_identity() if connection is not None else "",
         )
-        self.limiter: RateLimiter = GossipRateLimiter(parts.clock, self.replica)
+        gossiped = GossipRateLimiter(parts.clock, self.replica)
+        self.limiter: RateLimiter = gossiped
         self._strict: StrictRateLimiter | None = None
         self._served: frozenset[LimitKey] = frozenset()
         if config.redis is not None and any(d.rate_limits.strict for d in config.deployments.values()):
             store = RedisLimitStore(config.redis, clock=parts.clock)
             self._strict = StrictRateLimiter(parts.clock, store)
-            self.limiter = LimiterByKey(self.limiter, self._strict)
+            self.limiter = RoutingLimiter(self.limiter, self._strict)
         self.estimates = TokenEstimates()
         self._shared_estimates = SharedEstimates(self.replica, self.estimates)
         self._gossip: Gossip | None = None
+        self._ledgers: Ledgers | None = None
+        self._watch: ProcessWatch | None = None
         if connection is not None:
+            self._watch = ProcessWatch(self.replica.process_ended)
+            self.replica.on_process = self._watch.watch
+            self._ledgers = Ledgers(gossiped.ledgers, connection, clock=parts.clock)
             self._gossip = Gossip(self.replica, connection, parts.publisher, clock=parts.clock)
 
     @property
@@ -109,13 +122,19 @@ class Membership:
         if self._gossip is not None:
             self.replica.start()
             self._gossip.start()
+        if self._ledgers is not None:
+            self._ledgers.start()
 
     def close(self) -> None:
         """Say good-bye."""
         if self._strict is not None:
             self._strict.close()
+        if self._ledgers is not None:
+            self._ledgers.close()
         if self._gossip is not None:
             self._gossip.close()
+        if self._watch is not None:
+            self._watch.close()
 
     def __repr__(self) -> str:
         return f"Membership({self.replica!r})"

@@ -144,9 +144,7 @@ class TestWindow:
         error = b.refused(cost)
         assert (error.code, error.deployment) == (code, "a")
         assert error.retry_at == about(begin + 60.0)
-        assert b.limiter.opens_at(KEY, "a", cost) == about(begin + 60.0)
         b.clock.advance(error.retry_at - b.clock.time())
-        assert b.limiter.opens_at(KEY, "a", cost) == 0.0
         b.take(cost).settle()
         b.refused(cost)
 
@@ -197,7 +195,14 @@ class TestWindow:
         with pytest.raises(ConfigurationError):
             b.take(deployment="unknown")
         with pytest.raises(ConfigurationError):
-            b.limiter.opens_at(LimitKey("x", "y", "z"), "a", SMALL)
+            b.limiter.acquire(
+                LimitKey("x", "y", "z"),
+                "a",
+                SMALL,
+                priority=Priority.NORMAL,
+                patience=0.0,
+                token=CancelToken(),
+            )
 
     def test_a_cost_over_the_whole_limit_goes_alone(self, bench: Make) -> None:
         b = bench(tokens_per_minute=100)
@@ -532,7 +537,6 @@ class TestPause:
         assert b.limiter.paused_until(KEY) == until
         error = b.refused(patience=5.0)
         assert (error.code, error.retry_at) == ("paused", about(until))
-        assert b.limiter.opens_at(KEY, "a", SMALL) == about(until)
         b.clock.advance(20.0)
         assert b.limiter.paused_until(KEY) == 0.0
         b.take()
@@ -576,7 +580,6 @@ class TestPause:
         for number, at in enumerate(times):
             assert number + 1 <= 2 ** (at / 0.5) + 0.001
         assert times[-1] == about(3.0)
-        assert b.limiter.opens_at(KEY, "a", SMALL) > 0.0
         b.clock.advance(2.1)
         for _ in range(1_000):
             b.take()
@@ -608,7 +611,6 @@ class TestPause:
         assert b.limiter.paused_until(key) == 0.0
         b.limiter.pause(key, b.clock.time() + 9.0)
         b.limiter.configure(key, RateLimits(), deployment="new")
-        assert b.limiter.opens_at(key, "new", SMALL) == about(b.clock.time() + 9.0)
 
 
 def test_the_snapshot_is_json_and_tells_what_is_going_on(bench: Make) -> None:

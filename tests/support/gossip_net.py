@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from remote_inference.cluster.replica import Replica
+from remote_inference.cluster import Replica
 from remote_inference.testing.clock import VirtualClock
 
 

@@ -16,9 +16,11 @@ from collections.abc import Callable, Sequence
 
 from remote_inference.cancel import CancelToken
 from remote_inference.cluster import Cost, GossipRateLimiter, LimitKey, Permit, Replica
-from remote_inference.cluster.schedule import PERIOD
+from remote_inference.cluster.limits.ledger import Ledger
+from remote_inference.cluster.membership.schedule import PERIOD
 from remote_inference.config import RateLimits
 from remote_inference.errors import LimitReached
+from remote_inference.testing.ledgers import VirtualLedgers
 from remote_inference.types import Priority
 
 KEY = LimitKey("openai", "env:KEY", "gpt-4o")
@@ -53,10 +55,14 @@ class MachineClock:
 class Process:
     """A process on a machine: its replica, its limiter, and what it spends."""
 
-    def __init__(self, world: World, number: int, ahead: float, weight: float, period: float) -> None:
+    def __init__(
+        self, world: World, number: int, ahead: float, weight: float, period: float, host: str
+    ) -> None:
         self.world = world
         self.number = number
-        self.clock = MachineClock(world, ahead, world.rng.uniform(10.0, 1e5))
+        self.host = host
+        booted = world.booted.setdefault(host, world.rng.uniform(10.0, 1e5))
+        self.clock = MachineClock(world, ahead, booted)
         self.skews: list[float] = []
         self.replica = Replica(
             self.clock,
@@ -65,9 +71,12 @@ class Process:
             period=period,
             rng=random.Random(world.rng.random()),
             on_skew=self.skews.append,
+            process=f"{host}:{number + 1}:1",
         )
+        self.replica.on_process = self._watch
         self.limiter = GossipRateLimiter(self.clock, self.replica)
-        self.alive, self.stopped, self.cut = True, False, False
+        self.desk = world.ledgers.desk(self.limiter.ledgers)
+        self.alive, self.stopped, self._cut = True, False, False
         self.demand = 0.0
         """Requests a second that it would send."""
         self.cost: Callable[[], Cost] = lambda: ONE
@@ -90,22 +99,48 @@ class Process:
         self.limiter.configure(KEY, limits, deployment="d", max_concurrent=max_concurrent)
 
     def kill(self) -> None:
-        self.alive = False
+        self.alive = self.desk.alive = False
+        self.world.ledgers.drop(self.desk)
+        self.world.ended.add(self.replica.process)
+        for other in self.world.live:
+            if other.host == self.host:
+                self.world.after(0.005, lambda o=other: o.see_end(self.replica.process))  # type: ignore[misc]
+
+    def _watch(self, process: str) -> None:
+        """As `ProcessWatch` does: of its own host it sees who has ended."""
+        if process.split(":")[0] == self.host and process in self.world.ended:
+            self.world.after(0.005, lambda: self.see_end(process))
+
+    def see_end(self, process: str) -> None:
+        if self.alive and self.stopped:
+            self.world.after(0.25, lambda: self.see_end(process))
+        elif self.alive:
+            self.replica.process_ended(process)
+
+    @property
+    def cut(self) -> bool:
+        return self._cut
+
+    @cut.setter
+    def cut(self, cut: bool) -> None:
+        self._cut = cut
+        self.desk.reachable = self._connected and not cut
 
     def leave(self) -> None:
         """A graceful end."""
-        if self.alive:
+        if self.alive and not self.stopped:
+            self.desk.leave()
             self.replica.leave()
-            self.alive = False
+            self.kill()
 
     def stop(self) -> None:
         """As SIGSTOP does."""
-        self.stopped = True
+        self.stopped = self.desk.stopped = True
 
     def go_on(self) -> None:
         """As SIGCONT does: what the broker has kept comes all at once."""
         if self.stopped:
-            self.stopped = False
+            self.stopped = self.desk.stopped = False
             kept, self._kept = self._kept, []
             for at, body in kept:
                 if at + QUEUE_TTL > self.world.now:
@@ -116,6 +151,7 @@ class Process:
             self.world.after(0.5, self.connect)
         elif self.alive and not self._connected:
             self._connected = True
+            self.desk.reachable = not self._cut
             self.replica.online()
 
     def disconnect(self) -> None:
@@ -123,7 +159,7 @@ class Process:
         if self.stopped:
             self.world.after(0.5, self.disconnect)
         elif self._connected:
-            self._connected = False
+            self._connected = self.desk.reachable = False
             self.replica.offline()
 
     # -- what it does
@@ -226,6 +262,9 @@ class World:
         self._waiting: deque[tuple[float, Process, bytes]] = deque()
         self._computing = False
         self.processes: list[Process] = []
+        self.booted: dict[str, float] = {}
+        self.ended: set[str] = set()
+        self.ledgers = VirtualLedgers(lambda: self.now, self.after, self.rng)
         self.spent: list[tuple[float, Cost]] = []
         """When and how much, by all that ever lived."""
         self.messages: list[tuple[float, Process, bytes]] = []
@@ -242,9 +281,11 @@ class World:
         weight: float = 1.0,
         period: float = PERIOD,
         demand: float = 0.0,
+        host: str = "",
     ) -> Process:
-        """Another process, on a machine of its own."""
-        process = Process(self, len(self.processes), ahead, weight, period)
+        """Another process, on a machine of its own if none is named."""
+        number = len(self.processes)
+        process = Process(self, number, ahead, weight, period, host or f"host{number}")
         process.demand = demand
         self.processes.append(process)
         if limits is not None:
@@ -315,6 +356,23 @@ class World:
     def held(self, dimension: str = "requests") -> int:
         """The rights of all that live."""
         return sum(process.held(dimension) for process in self.live)
+
+    def ledger(self, dimension: str = "requests") -> tuple[int, int, int]:
+        """By the ledger as it is now: rights that are free, that the live hold, and that are lost to them as yet."""
+        queue = self.ledgers.queues.get(KEY.digest)
+        if queue is None or queue.body is None:
+            return 0, 0, 0
+        ledger = Ledger.decode(queue.body)
+        ledger.come_free(max(p.replica.time.at(p.clock.monotonic()) for p in self.live))
+        live = {process.replica.id for process in self.live}
+        held = sum(entry.held.get(dimension, 0) for name, entry in ledger.entries.items() if name in live)
+        lost = ledger.held(dimension) - held + ledger.due(dimension)
+        return ledger.free(dimension), held, lost
+
+    def usable(self, dimension: str = "requests") -> int:
+        """What the live hold or may take."""
+        free, held, _ = self.ledger(dimension)
+        return free + held
 
     def most(self, amount: Callable[[Cost], int] = lambda cost: cost.requests, window: float = 60.0) -> int:
         """The most that was spent within any time as long as the window."""

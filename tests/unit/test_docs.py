@@ -16,8 +16,9 @@ import remote_inference
 from remote_inference import errors, events
 from remote_inference.cli.main import COMMANDS, cli
 from remote_inference.cluster.crdt import CrdtMap
-from remote_inference.cluster.message import decode, encode
-from remote_inference.cluster.record import Record
+from remote_inference.cluster.limits.demand import PeerDemand
+from remote_inference.cluster.limits.ledger import Ledger, digest_of
+from remote_inference.cluster.membership.message import decode, encode
 from remote_inference.config import (
     BreakerPolicy,
     Deployment,
@@ -229,7 +230,7 @@ def test_every_json_example_is_json(block: docs_pages.Block) -> None:
 
 
 def test_the_examples_of_the_wire_are_what_is_on_the_wire() -> None:
-    read = {"request": 0, "order": 0, "reply": 0, "gossip": 0}
+    read = {"request": 0, "order": 0, "reply": 0, "gossip": 0, "ledger": 0}
     for block in docs_pages.blocks(DOCS / "wire.md"):
         if block.language != "json":
             continue
@@ -245,15 +246,19 @@ def test_the_examples_of_the_wire_are_what_is_on_the_wire() -> None:
             assert head["i"] == example["i"]
             state = CrdtMap()
             assert state.merge(entries) == [tuple(entry[1]) for entry in example["e"]]
-            [rights] = [entry.value for path, entry in state.entries.items() if path[0] == "rights"]  # type: ignore[attr-defined]
-            assert [Record(record).held for record in rights.values()] == [600 - 340 + 25]
+            [demand] = [entry.value for path, entry in state.entries.items() if path[0] == "demand"]  # type: ignore[attr-defined]
+            assert [PeerDemand(value).held for value in demand.values()] == [285]
             read["gossip"] += 1
+        elif "books" in example:
+            ledger = Ledger.decode(digest_of(block.code.encode()) + block.code.encode())
+            assert json.loads(ledger.encode()[16:]) == example
+            read["ledger"] += 1
         else:
             replies = [json.loads(reply.encode()) for reply in decode_replies(block.code)]
             assert replies == (example if isinstance(example, list) else [example])
             read["reply"] += 1
 
-    assert read == {"request": 1, "order": 1, "reply": 3, "gossip": 1}
+    assert read == {"request": 1, "order": 1, "reply": 3, "gossip": 1, "ledger": 1}
 
 
 def test_every_name_in_the_broker_is_on_the_page_of_the_wire() -> None:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..base import Cost, LimitKey
-from ..pause import RAMP, RAMP_STEP
+from ..local.pause import RAMP, RAMP_STEP
 from .store import LimitStore, StoreUnavailable
 
 __all__ = ["Account", "Holding", "Terms"]

@@ -6,7 +6,7 @@ import math
 import threading
 
 from ..base import Cost
-from ..window import Ceilings
+from ..local.window import Ceilings
 from .account import Account
 
 __all__ = ["FIRST_BACKOFF", "AskingDeployment", "AskingKey", "AskingThread"]

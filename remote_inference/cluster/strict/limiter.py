@@ -22,7 +22,7 @@ from ...errors import ConfigurationError, LimitReached
 from ...policy.quota import QuotaReport
 from ...types import Priority
 from ..base import Cost, LimitKey
-from ..window import DIMENSIONS, Ceilings
+from ..local.window import DIMENSIONS, Ceilings
 from .account import Account, Holding, Terms
 from .asking import FIRST_BACKOFF, AskingDeployment, AskingKey, AskingThread
 from .keeper import Keeper

@@ -13,7 +13,7 @@ import pytest
 from kombu import Connection
 
 from remote_inference.clock import SystemClock
-from remote_inference.cluster.replica import Replica
+from remote_inference.cluster import Replica
 from remote_inference.config import InferenceConfig, load_config
 from remote_inference.errors import CircuitOpen
 from remote_inference.events import Hooks

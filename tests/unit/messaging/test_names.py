@@ -22,6 +22,7 @@ OURS = [
     names.reply_queue(CLIENT),
     chunk_queue(CLIENT),
     names.probe_queue(CLIENT, 0),
+    names.ledger_queue(CLIENT),
     names.suspect_queue("01234567-89ab-cdef-0123-456789abcdef"),
 ]
 
@@ -44,7 +45,19 @@ def test_queues_of_others_are_none(queue):
 
 @given(
     st.sampled_from(
-        ["", "control", "cancelled", "bus", "gossip", "reply", "suspect", "probe", "dead-letter", "gpt"]
+        [
+            "",
+            "control",
+            "cancelled",
+            "bus",
+            "gossip",
+            "reply",
+            "suspect",
+            "probe",
+            "ledger",
+            "dead-letter",
+            "gpt",
+        ]
     ),
     st.text("ab-_.1", max_size=5),
 )

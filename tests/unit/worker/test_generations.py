@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from gossip_net import GossipNet
 
-from remote_inference.cluster.replica import Replica
+from remote_inference.cluster import Replica
 from remote_inference.worker import generations as module
 from remote_inference.worker.generations import GRACE, Generations
 
