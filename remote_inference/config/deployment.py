@@ -20,7 +20,7 @@ __all__ = ["Deployment"]
 
 # Compiled (and kept, by re) when they are first used.
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
-_RESERVED = ("reply.", "suspect.", "bus.", "dead-letter", "cancelled", "control.", "gossip.", "probe.")
+_RESERVED = ("reply.", "marks.", "bus.", "dead-letter", "cancelled", "control.", "gossip.", "probe.")
 _HEADER = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # RFC 9110, 5.1: a token
 _OUR_HEADERS = frozenset(
     "accept accept-encoding connection content-encoding content-length content-type expect host te trailer "

@@ -1,6 +1,7 @@
 """`Run`: one request's way through its attempts, and what each of them leaves behind.
 
-Each attempt: cancelled or too late? → credential's gate → breaker → permit → session → provider → sink → settle.
+Each attempt: the guard's leave → cancelled or too late? → credential's gate → breaker → permit → session → provider →
+sink → settle.
 """
 
 from __future__ import annotations
@@ -35,7 +36,15 @@ from .credential_gate import CredentialGate
 from .parts import EnginePart, Job
 from .sink import Sink
 
-__all__ = ["CREDENTIAL_UNAVAILABLE", "PATIENCE", "PERMIT_PATIENCE", "SHUTDOWN", "Run"]
+__all__ = [
+    "CREDENTIAL_UNAVAILABLE",
+    "MARKS_UNAVAILABLE",
+    "PATIENCE",
+    "PERMIT_PATIENCE",
+    "RESERVED",
+    "SHUTDOWN",
+    "Run",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +62,15 @@ CREDENTIAL_UNAVAILABLE = "credential_unavailable"
 
 SHUTDOWN = "shutdown"
 """`LimitReached.code` of a request that was waiting for another attempt when its process was to end."""
+
+MARKS_UNAVAILABLE = "marks_unavailable"
+"""`LimitReached.code` while the broker does not take the mark of a call that would begin."""
+
+RESERVED = "process_reserved"
+"""`LimitReached.code` while this process is kept for one request."""
+
+RESERVED_RECHECK = 1.0
+"""Seconds until a process that was kept for one request may be free again."""
 
 UNAVAILABLE_RECHECK = 5.0
 """Seconds until the source is asked again."""
@@ -96,6 +114,7 @@ class Run:
 
     def to_the_end(self) -> Completion:
         while True:
+            self._enter()
             self._check()
             self._gate.check()
             admission = self._admit()
@@ -108,21 +127,19 @@ class Run:
                 admission.neutral()
                 permit.refund()
                 continue
+            started = self._attempts
             try:
-                return self._attempt(admission, permit)
+                completion = self._attempt(admission, permit)
             except RequestError as error:
                 self._at(error)
-                self._part.hooks(
-                    AttemptFailed(
-                        deployment=self._part.deployment.name,
-                        request_id=self._job.request_id,
-                        attempt=self._attempts,
-                        error=type(error).__name__,
-                        code=error.code,
-                    )
-                )
+                self._job.guard.leave()
+                if self._attempts > started:
+                    self._tell_failed(error)
                 if not self._again(error):
                     raise
+            else:
+                if completion is not None:
+                    return completion
 
     def _at(self, error: RequestError) -> RequestError:
         """The error, told where it happened and what was used by then."""
@@ -131,6 +148,12 @@ class Run:
         return error.at(self._part.deployment.name, self._job.request_id, self._attempts)
 
     # -- before an attempt
+
+    def _enter(self) -> None:
+        """Have leave to call; before anything is reserved, for it may be waited for."""
+        if not self._job.guard.enter(self._deadline_left()):
+            self._check()
+            raise self._at(LimitReached(RESERVED, retry_at=self._clock.time() + RESERVED_RECHECK))
 
     def _check(self) -> None:
         if self._job.token.cancelled:
@@ -196,19 +219,26 @@ class Run:
 
     # -- an attempt
 
-    def _attempt(self, admission: Admission, permit: Permit) -> Completion:
+    def _attempt(self, admission: Admission, permit: Permit) -> Completion | None:
+        """The answer; None where the call may not begin yet, and leave for it is to be asked again."""
         answer = Answer(self._prompt)
         self._sent = False
         self._quota = None
         try:
             with self._part.session.lease() as snapshot:
-                self._ask(snapshot, answer)
+                begun = self._job.guard.begin()  # when the credential is there, and nothing is sent yet
+                if begun:
+                    self._ask(snapshot, answer)
         except BaseException as exc:
             error = self._what_happened(exc)
             self._settle_failed(error, exc, admission, permit, answer)
             if error is exc:
                 raise
             raise error from exc
+        if not begun:
+            admission.neutral()
+            permit.refund()
+            return None
         usage = answer.usage()
         self._used(usage)
         admission.success()
@@ -321,6 +351,17 @@ class Run:
         )
 
     # -- after a failed attempt
+
+    def _tell_failed(self, error: RequestError) -> None:
+        self._part.hooks(
+            AttemptFailed(
+                deployment=self._part.deployment.name,
+                request_id=self._job.request_id,
+                attempt=self._attempts,
+                error=type(error).__name__,
+                code=error.code,
+            )
+        )
 
     def _again(self, error: RequestError) -> bool:
         """Whether to try again; waits for it."""

@@ -15,9 +15,9 @@ __all__ = [
     "deployment_of",
     "inference_queue",
     "is_inference_queue",
+    "marks_queue",
     "probe_queue",
     "reply_queue",
-    "suspect_queue",
 ]
 
 INFER_TASK = "remote_inference.infer"
@@ -34,7 +34,7 @@ HEADER = "inference"
 """The one message header of ours: a mapping, see `remote_inference.messaging.wire`."""
 
 _NOT_DEPLOYMENTS = (PREFIX, CONTROL_QUEUE, DEAD_LETTER_QUEUE, CANCELLED_QUEUE)
-_OURS = tuple(PREFIX + part for part in ("reply.", "suspect.", "bus.", "cancelled.", "gossip.", "probe."))
+_OURS = tuple(PREFIX + part for part in ("reply.", "marks.", "bus.", "cancelled.", "gossip.", "probe."))
 
 
 def inference_queue(deployment: str) -> str:
@@ -62,9 +62,12 @@ def chunk_queue(client: str) -> str:
     return f"{PREFIX}reply.{client}.chunks"
 
 
-def suspect_queue(request_id: str) -> str:
-    """Remembers how often workers died under a request."""
-    return f"{PREFIX}suspect.{request_id}"
+def marks_queue(request_id: str) -> str:
+    """Holds a mark for each call of a request that has begun and not ended, see `delivery_marks`."""
+    return f"{PREFIX}marks.{request_id}"
+
+
+suspect_queue = marks_queue  # the name that benchmarks/cluster imports
 
 
 def probe_queue(circuit: str, number: int) -> str:

@@ -25,7 +25,6 @@ from typing import Any
 from ..engine import SHUTDOWN
 from ..events import GateClosed, GateOpened, Hooks
 from ..messaging.names import deployment_of, is_inference_queue
-from ..messaging.suspects import note_put_back
 from ..types import Priority
 
 __all__ = ["Gate"]
@@ -190,8 +189,6 @@ class Gate:
 
     def _reject(self, message: Any, request_id: str) -> None:
         try:
-            if not message.delivery_info.get("redelivered"):
-                note_put_back(message.channel, request_id)
             message.reject(requeue=True)
         except self._consumer.connection_errors as exc:
             # the broker puts it back by itself

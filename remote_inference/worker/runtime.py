@@ -15,7 +15,10 @@ from ..credentials import provider_for
 from ..engine import (
     CELLS,
     CREDENTIAL_UNAVAILABLE,
+    MARKS_UNAVAILABLE,
+    RESERVED,
     SHUTDOWN,
+    CallGuard,
     EnginePart,
     Job,
     MetricsRecorder,
@@ -51,7 +54,7 @@ from .generations import Generations
 from .jobs import Jobs
 from .membership import Membership
 from .orders import HandBack, RequestCancelled
-from .suspicion import MAX_DEATHS, Suspicion
+from .poison_guard import PoisonGuard
 
 __all__ = ["CONNECTION", "EVENTS", "RuntimeParts", "WorkerRuntime"]
 
@@ -66,6 +69,9 @@ EVENTS = "inference_events"
 MAX_RUN = 25 * 60.0
 """Seconds that a request may run in a worker: the broker closes the channel of a consumer that keeps a message for
 longer than its ``consumer_timeout``, 30 minutes unless it is configured otherwise."""
+
+_OF_THIS_PROCESS = frozenset({MARKS_UNAVAILABLE, RESERVED, SHUTDOWN})
+"""`LimitReached.code` where not the deployment is the matter: its fallbacks would meet the same."""
 
 OUTCOME_TIMEOUT = 60.0
 """Seconds for which the end of a request is told again and again, when the broker does not confirm it."""
@@ -120,7 +126,7 @@ class WorkerRuntime:
         self._engines: dict[str, RemoteEngine] = {}
         self._fences: dict[str, int] = {}
         self._rng = random.Random()
-        self._suspicion = Suspicion(parts)
+        self._poison_guard = PoisonGuard(parts)
         self.jobs = Jobs(parts.clock)
 
     def join(self, deployments: Sequence[str]) -> None:
@@ -159,29 +165,29 @@ class WorkerRuntime:
             self._set_aside(context, args, kwargs, str(error))
             self._tell(envelope, Outcome(request_id, "", error=error))
             raise
-        generation = int(context.get(CONNECTION) or 0)
-        with self._suspicion.of(
-            request_id, redelivered=redelivered, lost=lambda: self._lost(generation)
-        ) as deaths:
-            if deaths >= MAX_DEATHS:
-                logger.error("%s: set aside after %d workers died under it", request_id, deaths)
-                poison = WorkerLost("poison", request.deployment, request_id, deaths=deaths)
+        token = CancelToken()
+        with self._poison_guard.delivery(
+            request_id, redelivered=redelivered, token=token, draining=lambda: self.jobs.draining
+        ) as guard:
+            try:
+                return self._deliver(task, envelope, request, token, guard)
+            except WorkerLost as poison:
+                logger.error("%s: set aside after %d workers died under it", request_id, poison.deaths)
                 self._set_aside(context, args, kwargs, str(poison))
                 self._tell(envelope, Outcome(request_id, "", error=poison))
-                raise poison
-            return self._deliver(task, envelope, request_id, request)
+                raise
 
     def _lost(self, generation: int) -> bool:
         """Whether what that connection delivered can no longer be acknowledged."""
         return self._board is not None and generation < self._board.connection
 
     def _deliver(
-        self, task: Any, envelope: Envelope, request_id: str, request: InferenceRequest
+        self, task: Any, envelope: Envelope, request: InferenceRequest, token: CancelToken, guard: CallGuard
     ) -> Completion:
-        """Run it, stream it to its caller, and tell its end."""
+        """Run it, stream it to its caller, and tell its end (but not that it is poison)."""
         context = task.request
+        request_id = str(context.id)
         connection = int(context.get(CONNECTION) or 0)
-        token = CancelToken()
         stream: ChunkStream | None = None
         sink: Sink = NullSink()
         if envelope.reply_to:
@@ -200,6 +206,7 @@ class WorkerRuntime:
                 token=token,
                 on_retry=_retry_event(task) if context.get(EVENTS) else None,
                 draining=lambda: self.jobs.draining,
+                guard=guard,
             )
             error: InferenceError | None = None
             completion: Completion | None = None
@@ -211,6 +218,8 @@ class WorkerRuntime:
                 raise HandBack(f"{type(not_now).__name__}: {not_now.code}", not_now.retry_at) from None
             except _Final as final:
                 error = final.error
+            except WorkerLost:
+                raise
             except InferenceError as exc:
                 error = exc
             except Exception:  # a fault of ours: Celery shows it, and the caller must not wait for ever
@@ -246,7 +255,7 @@ class WorkerRuntime:
             try:
                 return engine.execute(request, job, sink)
             except RequestError as error:
-                if isinstance(error, (Cancelled, DeadlineExceeded)) or error.code == SHUTDOWN:
+                if isinstance(error, (Cancelled, DeadlineExceeded)) or error.code in _OF_THIS_PROCESS:
                     raise
                 other = next_deployment(asked, error, self._parts.config, tried=tried)
                 if other is not None:

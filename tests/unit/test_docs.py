@@ -33,6 +33,7 @@ from remote_inference.credentials import CredentialRef
 from remote_inference.errors import InferenceError
 from remote_inference.events import Event
 from remote_inference.messaging import names
+from remote_inference.messaging.delivery_marks import Mark
 from remote_inference.messaging.wire import Order, decode_replies
 from remote_inference.providers.registry import PROVIDERS, provider_named
 from remote_inference.testing.clock import VirtualClock
@@ -229,7 +230,7 @@ def test_every_json_example_is_json(block: docs_pages.Block) -> None:
 
 
 def test_the_examples_of_the_wire_are_what_is_on_the_wire() -> None:
-    read = {"request": 0, "order": 0, "reply": 0, "gossip": 0}
+    read = {"request": 0, "order": 0, "reply": 0, "gossip": 0, "mark": 0}
     for block in docs_pages.blocks(DOCS / "wire.md"):
         if block.language != "json":
             continue
@@ -248,12 +249,15 @@ def test_the_examples_of_the_wire_are_what_is_on_the_wire() -> None:
             [rights] = [entry.value for path, entry in state.entries.items() if path[0] == "rights"]  # type: ignore[attr-defined]
             assert [Record(record).held for record in rights.values()] == [600 - 340 + 25]
             read["gossip"] += 1
+        elif "run" in example:
+            assert json.loads(Mark.decode(block.code).encode()) == example
+            read["mark"] += 1
         else:
             replies = [json.loads(reply.encode()) for reply in decode_replies(block.code)]
             assert replies == (example if isinstance(example, list) else [example])
             read["reply"] += 1
 
-    assert read == {"request": 1, "order": 1, "reply": 3, "gossip": 1}
+    assert read == {"request": 1, "order": 1, "reply": 3, "gossip": 1, "mark": 1}
 
 
 def test_every_name_in_the_broker_is_on_the_page_of_the_wire() -> None:
@@ -263,7 +267,7 @@ def test_every_name_in_the_broker_is_on_the_page_of_the_wire() -> None:
         names.inference_queue("<deployment>"),
         names.reply_queue("<client>"),
         names.chunk_queue("<client>"),
-        names.suspect_queue("<request id>"),
+        names.marks_queue("<request id>"),
     }
 
     assert [name for name in sorted(fixed | made) if f"`{name}`" not in text] == []

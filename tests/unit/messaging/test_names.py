@@ -22,7 +22,7 @@ OURS = [
     names.reply_queue(CLIENT),
     chunk_queue(CLIENT),
     names.probe_queue(CLIENT, 0),
-    names.suspect_queue("01234567-89ab-cdef-0123-456789abcdef"),
+    names.marks_queue("01234567-89ab-cdef-0123-456789abcdef"),
 ]
 
 
@@ -44,7 +44,7 @@ def test_queues_of_others_are_none(queue):
 
 @given(
     st.sampled_from(
-        ["", "control", "cancelled", "bus", "gossip", "reply", "suspect", "probe", "dead-letter", "gpt"]
+        ["", "control", "cancelled", "bus", "gossip", "reply", "marks", "probe", "dead-letter", "gpt"]
     ),
     st.text("ab-_.1", max_size=5),
 )

@@ -29,15 +29,6 @@ class Channel:
     def basic_cancel(self, tag: str, **options: Any) -> None:
         self.done.append(("cancel", tag))
 
-    def queue_declare(self, queue: str, **options: Any) -> None:
-        self.done.append(("declare", queue))
-
-    def prepare_message(self, body: bytes, *rest: Any) -> bytes:
-        return body
-
-    def basic_publish(self, message: bytes, **options: Any) -> None:
-        self.done.append(("publish", options["routing_key"], message))
-
 
 class ConsumerSet:
     """As much of kombu's `Consumer` as the gate touches."""
@@ -178,11 +169,12 @@ def test_a_message_handed_back_stops_the_consuming_first_and_then_goes_back(work
     assert worker.events == [GateClosed(deployment="gpt", reason="LimitReached: requests", until=1010.0)]
 
 
-def test_the_first_delivery_leaves_a_note_that_this_was_no_death(worker):
-    worker.gate.hand_back(worker.message(redelivered=False), "id", "x", worker.time + 10)
+@pytest.mark.parametrize("redelivered", [False, True])
+def test_what_is_put_back_leaves_nothing_else_in_the_broker(worker, redelivered):
+    worker.gate.hand_back(worker.message(redelivered=redelivered), "id", "x", worker.time + 10)
+    worker.gate.bounce(worker.message(redelivered=redelivered), "id")
     worker.turn()
-    assert [done[0] for done in worker.channel.done] == ["cancel", "declare", "publish", "reject"]
-    assert worker.channel.done[2][1:] == ("inference.suspect.id", b"note")
+    assert [done[0] for done in worker.channel.done] == ["cancel", "reject", "reject"]
 
 
 def test_it_opens_at_its_time(worker):
