@@ -29,6 +29,7 @@ from ..policy.classify import traits
 from ..policy.quota import QuotaReport
 from ..policy.retry import decide
 from ..providers.base import ProviderCall
+from ..reasons import LimitReason
 from ..transport.session import SessionRebuildCause, SessionSnapshot
 from ..types import Completion, InferenceRequest, Priority, Timings, TokenUsage
 from .answer import Answer
@@ -36,15 +37,7 @@ from .credential_gate import CredentialGate
 from .parts import EnginePart, Job
 from .sink import Sink
 
-__all__ = [
-    "CREDENTIAL_UNAVAILABLE",
-    "MARKS_UNAVAILABLE",
-    "PATIENCE",
-    "PERMIT_PATIENCE",
-    "RESERVED",
-    "SHUTDOWN",
-    "Run",
-]
+__all__ = ["PATIENCE", "PERMIT_PATIENCE", "Run"]
 
 logger = logging.getLogger(__name__)
 
@@ -55,19 +48,7 @@ PERMIT_PATIENCE = 0.25
 """Seconds for which a permit is waited for in the slot. Whoever waits there keeps the slot from a more urgent request
 that arrives in the queue meanwhile. (In a pause nobody is let through: its end is waited for as a circuit's is.)"""
 
-_AFTER_PAUSE = frozenset({"paused", "ramp"})
-
-CREDENTIAL_UNAVAILABLE = "credential_unavailable"
-"""`LimitReached.code` while a credential's source gives none, and there is none from before."""
-
-SHUTDOWN = "shutdown"
-"""`LimitReached.code` of a request that was waiting for another attempt when its process was to end."""
-
-MARKS_UNAVAILABLE = "marks_unavailable"
-"""`LimitReached.code` while the broker does not take the mark of a call that would begin."""
-
-RESERVED = "process_reserved"
-"""`LimitReached.code` while this process is kept for one request."""
+_AFTER_PAUSE = frozenset({LimitReason.PAUSED, LimitReason.RAMP})
 
 RESERVED_RECHECK = 1.0
 """Seconds until a process that was kept for one request may be free again."""
@@ -153,7 +134,9 @@ class Run:
         """Have leave to call; before anything is reserved, for it may be waited for."""
         if not self._job.guard.enter(self._deadline_left()):
             self._check()
-            raise self._at(LimitReached(RESERVED, retry_at=self._clock.time() + RESERVED_RECHECK))
+            raise self._at(
+                LimitReached(LimitReason.PROCESS_RESERVED, retry_at=self._clock.time() + RESERVED_RECHECK)
+            )
 
     def _check(self) -> None:
         if self._job.token.cancelled:
@@ -163,8 +146,8 @@ class Run:
 
     def _cancelled(self) -> RequestError:
         """What a cancelled token means: for the end of the process, only that another one is to take the request."""
-        if self._job.token.reason == SHUTDOWN:
-            return LimitReached(SHUTDOWN, retry_at=self._clock.time())
+        if self._job.token.reason == LimitReason.SHUTDOWN:
+            return LimitReached(LimitReason.SHUTDOWN, retry_at=self._clock.time())
         return Cancelled(self._job.token.reason)
 
     def _is_late(self) -> bool:
@@ -296,7 +279,9 @@ class Run:
         if isinstance(exc, RebuildFailed) and not self._sent:
             # a vault may be away for a moment: the request waits in its queue, as for anything that concerns them all
             logger.warning("%s", exc)
-            return LimitReached(CREDENTIAL_UNAVAILABLE, retry_at=self._clock.time() + UNAVAILABLE_RECHECK)
+            return LimitReached(
+                LimitReason.CREDENTIAL_UNAVAILABLE, retry_at=self._clock.time() + UNAVAILABLE_RECHECK
+            )
         return exc
 
     def _settle_failed(
@@ -395,7 +380,7 @@ class Run:
         token.resting = True  # before the look: whoever drains does it the other way round
         try:
             if self._job.draining():
-                token.cancel(SHUTDOWN)
+                token.cancel(LimitReason.SHUTDOWN)
             self._clock.wait(token.event, delay)
         finally:
             token.resting = False

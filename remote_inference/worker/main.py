@@ -24,6 +24,7 @@ from ..messaging.names import (
     reply_queue,
 )
 from ..messaging.wire import Answer, Order, Outcome, client_of, reply_to_of
+from ..reasons import GateKind
 from .board import Board
 from .gate import Gate
 from .relay import Relay
@@ -246,11 +247,10 @@ class WorkerMain:
         if not self.gate.any_closed:
             return
         now = time.time()
-        for deployment, gate in self.gate.status().items():
-            known = deployment in self._inference.config.deployments
+        for deployment, reason in self.gate.reasons().items():
             if (
-                known
-                and gate["reason"].startswith("CircuitOpen")
+                reason.kind is GateKind.CIRCUIT
+                and deployment in self._inference.config.deployments
                 and self.board.circuit(deployment, now) == "closed"
             ):
                 self.gate.resume(inference_queue(deployment))

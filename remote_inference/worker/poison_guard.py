@@ -30,10 +30,10 @@ from typing import Protocol
 
 from ..cancel import CancelToken
 from ..clock import Clock
-from ..engine import MARKS_UNAVAILABLE, SHUTDOWN
 from ..errors import LimitReached, WorkerLost
 from ..messaging.delivery_marks import Deaths, Mark, forget_marks, leave_mark, take_mark_away
 from ..messaging.publisher import Publisher
+from ..reasons import LimitReason
 from .call_lock import CallLock
 from .orders import HandBack, RequestCancelled
 
@@ -161,7 +161,7 @@ class CallGuard:
         token.resting = True  # before the look: whoever drains does it the other way round
         try:
             if self._draining():
-                token.cancel(SHUTDOWN)
+                token.cancel(LimitReason.SHUTDOWN)
             self._entered = self._calls.acquire(alone=self._alone, patience=patience, token=token)
         finally:
             token.resting = False
@@ -221,7 +221,7 @@ class CallGuard:
         except Exception as exc:  # whatever it was: to run it unmarked, or to let it fail, would be wrong
             logger.warning("%s: its mark was not taken: %s", self._request_id, type(exc).__name__)
             retry_at = self._parts.clock.time() + UNANSWERED_PAUSE
-            raise LimitReached(MARKS_UNAVAILABLE, retry_at=retry_at) from None
+            raise LimitReached(LimitReason.MARKS_UNAVAILABLE, retry_at=retry_at) from None
         if not self._may_begin(deaths):
             self._run = ""
         return deaths

@@ -14,10 +14,6 @@ from ..config import CapacityPolicy, Deployment, InferenceConfig
 from ..credentials import provider_for
 from ..engine import (
     CELLS,
-    CREDENTIAL_UNAVAILABLE,
-    MARKS_UNAVAILABLE,
-    RESERVED,
-    SHUTDOWN,
     CallGuard,
     EnginePart,
     Job,
@@ -29,7 +25,6 @@ from ..engine import (
 from ..errors import (
     Cancelled,
     CircuitOpen,
-    DeadlineExceeded,
     InferenceError,
     InvalidRequest,
     LimitReached,
@@ -45,6 +40,7 @@ from ..messaging.streams import ChunkStream, publish_outcome
 from ..messaging.wire import Envelope, Outcome, dumps, reply_to_of
 from ..policy.routing import next_deployment
 from ..providers import provider_named
+from ..reasons import GateKind, GateReason, LimitReason
 from ..transport.session import RemoteSession, http_client_for
 from ..types import Completion, InferenceRequest, Priority
 from .board import Board
@@ -70,11 +66,12 @@ MAX_RUN = 25 * 60.0
 """Seconds that a request may run in a worker: the broker closes the channel of a consumer that keeps a message for
 longer than its ``consumer_timeout``, 30 minutes unless it is configured otherwise."""
 
-_OF_THIS_PROCESS = frozenset({MARKS_UNAVAILABLE, RESERVED, SHUTDOWN})
-"""`LimitReached.code` where not the deployment is the matter: its fallbacks would meet the same."""
-
 OUTCOME_TIMEOUT = 60.0
 """Seconds for which the end of a request is told again and again, when the broker does not confirm it."""
+
+
+OUTCOME_NOT_TAKEN = GateReason(GateKind.BROKER, "outcome_not_taken")
+DEAD_LETTER_NOT_TAKEN = GateReason(GateKind.BROKER, "dead_letter_not_taken")
 
 
 class RuntimeParts(Protocol):
@@ -158,13 +155,13 @@ class WorkerRuntime:
         try:
             envelope = Envelope.from_headers({HEADER: context.get(HEADER)} if context.get(HEADER) else None)
             request = self._decoded(args, kwargs)
-        except (UndecodableMessage, InvalidRequest) as error:
-            if isinstance(error, UndecodableMessage):
-                error.request_id = request_id
-                error.__post_init__()
+        except (UndecodableMessage, InvalidRequest) as exc:
+            error: InferenceError = exc
+            if isinstance(exc, UndecodableMessage):
+                error = UndecodableMessage(exc.reason, request_id)
             self._set_aside(context, args, kwargs, str(error))
             self._tell(envelope, Outcome(request_id, "", error=error))
-            raise
+            raise error from None
         token = CancelToken()
         with self._poison_guard.delivery(
             request_id, redelivered=redelivered, token=token, draining=lambda: self.jobs.draining
@@ -213,9 +210,10 @@ class WorkerRuntime:
             try:
                 completion = self._execute(request, job, sink)
             except (LimitReached, CircuitOpen) as not_now:
-                if not_now.code == SHUTDOWN:  # the gate stays shut here for as long as this process lives
-                    raise HandBack(SHUTDOWN, now + MAX_RUN) from None
-                raise HandBack(f"{type(not_now).__name__}: {not_now.code}", not_now.retry_at) from None
+                reason = GateReason.of(not_now)
+                # at a shutdown the gate stays shut here for as long as this process lives
+                until = now + MAX_RUN if reason.kind is GateKind.SHUTDOWN else not_now.retry_at
+                raise HandBack(reason, until) from None
             except _Final as final:
                 error = final.error
             except WorkerLost:
@@ -255,8 +253,6 @@ class WorkerRuntime:
             try:
                 return engine.execute(request, job, sink)
             except RequestError as error:
-                if isinstance(error, (Cancelled, DeadlineExceeded)) or error.code in _OF_THIS_PROCESS:
-                    raise
                 other = next_deployment(asked, error, self._parts.config, tried=tried)
                 if other is not None:
                     logger.info("%s: %s; goes to %s", job.request_id, type(error).__name__, other)
@@ -278,7 +274,7 @@ class WorkerRuntime:
             except _Final as final:
                 raise final.error from None
             except (LimitReached, CircuitOpen) as error:
-                if error.code == CREDENTIAL_UNAVAILABLE:
+                if error.code == LimitReason.CREDENTIAL_UNAVAILABLE:
                     raise  # nobody would ever mend it while we sleep here
                 self._clock.sleep(max(0.01, error.retry_at - self._clock.time()))
 
@@ -322,7 +318,7 @@ class WorkerRuntime:
             )
             if not keep_on():
                 raise RequestCancelled("connection_lost", quiet=True)
-            raise HandBack("the broker does not take the outcome", self._clock.time() + 5.0)
+            raise HandBack(OUTCOME_NOT_TAKEN, self._clock.time() + 5.0)
 
     def _set_aside(self, context: Any, args: Sequence[Any], kwargs: Mapping[str, Any], reason: str) -> None:
         """Keep the message in the dead-letter queue, before it is acknowledged."""
@@ -344,7 +340,7 @@ class WorkerRuntime:
         self._parts.publisher.publish(delivery)
         if not delivery.wait(OUTCOME_TIMEOUT) or delivery.state is not DeliveryState.CONFIRMED:
             self._parts.publisher.withdraw(delivery)
-            raise HandBack("the dead-letter queue did not take it", self._clock.time() + 5.0)
+            raise HandBack(DEAD_LETTER_NOT_TAKEN, self._clock.time() + 5.0)
 
     # -- engines
 
@@ -409,7 +405,7 @@ class WorkerRuntime:
 
     def drain(self) -> None:
         """The worker is shutting down: requests that wait for another attempt go back into their queues."""
-        self.jobs.drain(SHUTDOWN)
+        self.jobs.drain(LimitReason.SHUTDOWN)
 
     def force_circuit(self, deployment: str, seconds: float | None) -> None:
         """Open the circuit of the deployment's endpoint for so many seconds, or close it (None)."""

@@ -6,7 +6,6 @@ from collections.abc import Callable
 
 import pytest
 
-from remote_inference.engine import RESERVED
 from remote_inference.errors import (
     Cancelled,
     LimitReached,
@@ -15,6 +14,7 @@ from remote_inference.errors import (
     ServerError,
     WorkerLost,
 )
+from remote_inference.reasons import LimitReason
 
 from .conftest import Rig
 
@@ -87,7 +87,7 @@ def test_one_that_is_not_let_in_goes_elsewhere(rig, guard):
     guard.entering = [lambda: False]
     error = rig.failing(deadline=30)
     assert isinstance(error, LimitReached)
-    assert error.code == RESERVED
+    assert error.code == LimitReason.PROCESS_RESERVED
     assert error.retry_at > rig.clock.time()
     assert guard.time_left == pytest.approx(30)
     assert rig.engine.metrics.snapshot().handed_back == 1

@@ -10,6 +10,7 @@ from celery import Celery
 
 from remote_inference import Inference
 from remote_inference.messaging.wire import Order
+from remote_inference.reasons import GateKind, GateReason
 from remote_inference.worker.main import WorkerMain
 
 CONFIG = {"deployment": [{"name": "a", "provider": "loopback"}, {"name": "b", "provider": "loopback"}]}
@@ -41,14 +42,17 @@ class FakeTimer:
 
 class FakeGate:
     def __init__(self) -> None:
-        self.shut: dict[str, dict[str, Any]] = {}
+        self.shut: dict[str, GateReason] = {}
         self.opened: list[str] = []
 
     @property
     def any_closed(self) -> bool:
         return bool(self.shut)
 
-    def status(self) -> dict[str, dict[str, Any]]:
+    def status(self) -> dict[str, Any]:
+        return {}
+
+    def reasons(self) -> dict[str, GateReason]:
         return self.shut
 
     def open(self, queue: str) -> None:
@@ -160,9 +164,9 @@ def test_it_opens_the_gate_of_a_circuit_that_was_closed_elsewhere_and_no_other(p
     prefork.look_at_circuits()
     prefork.board.show_circuit("a", 1, 4e9)
     prefork.gate.shut = {
-        "a": {"until": 4e9, "reason": "CircuitOpen: forced"},
-        "b": {"until": 4e9, "reason": "LimitReached: requests"},
-        "unknown": {"until": 4e9, "reason": "CircuitOpen: open"},
+        "a": GateReason(GateKind.CIRCUIT, "forced"),
+        "b": GateReason(GateKind.LIMIT, "requests"),
+        "unknown": GateReason(GateKind.CIRCUIT, "open"),
     }
     prefork.look_at_circuits()
     assert prefork.gate.opened == []

@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from remote_inference.cancel import CancelToken
-from remote_inference.engine import MARKS_UNAVAILABLE, SHUTDOWN
 from remote_inference.errors import Cancelled, LimitReached, WorkerLost
 from remote_inference.messaging.delivery_marks import Deaths
+from remote_inference.reasons import GateKind, GateReason, LimitReason
 from remote_inference.worker.orders import HandBack, RequestCancelled
 from remote_inference.worker.poison_guard import (
     ALONE_PATIENCE,
@@ -108,7 +108,11 @@ class TestMarks:
 
     @pytest.mark.parametrize(
         "ending",
-        [HandBack("x", 1.0), RequestCancelled("connection_lost", quiet=True), SystemExit()],
+        [
+            HandBack(GateReason(GateKind.LIMIT), 1.0),
+            RequestCancelled("connection_lost", quiet=True),
+            SystemExit(),
+        ],
         ids=lambda ending: type(ending).__name__,
     )
     def test_one_that_comes_again_takes_its_own_mark_away_and_its_deaths_stay_counted(
@@ -140,7 +144,7 @@ class TestMarks:
         die(broker, 1)
         with suppress(HandBack), process.delivery(ID) as guard:
             guard.enter(None)
-            raise HandBack("x", 1.0)
+            raise HandBack(GateReason(GateKind.LIMIT), 1.0)
         assert process.publisher.calls == 0
         assert marks_in(broker, ID) == 1
 
@@ -148,7 +152,7 @@ class TestMarks:
         process.publisher.cut_off = True
         with pytest.raises(LimitReached) as refused:
             call(process)
-        assert refused.value.code == MARKS_UNAVAILABLE
+        assert refused.value.code == LimitReason.MARKS_UNAVAILABLE
         assert refused.value.retry_at > process.clock.time()
         process.publisher.reconnect()
         assert marks_in(broker, ID) is None
@@ -214,7 +218,7 @@ class TestAlone:
     def test_an_error_gives_the_process_to_the_others(self, broker, process):
         die(broker, 2)
         with pytest.raises(HandBack):
-            call(process, HandBack("x", 1.0))
+            call(process, HandBack(GateReason(GateKind.LIMIT), 1.0))
         with process.delivery("other", redelivered=False) as other:
             assert other.enter(None)
 
@@ -234,15 +238,15 @@ class TestAlone:
         process.begin(ID)
         token = CancelToken()
         with process.delivery("other", redelivered=False, token=token) as other:
-            process.clock.call_later(0.25, lambda: token.resting and token.cancel(SHUTDOWN))
+            process.clock.call_later(0.25, lambda: token.resting and token.cancel(LimitReason.SHUTDOWN))
             assert not other.enter(None)
-        assert token.reason == SHUTDOWN
+        assert token.reason == LimitReason.SHUTDOWN
         process.draining = True
         token = CancelToken()
         began = process.clock.monotonic()
         with process.delivery("another", redelivered=False, token=token) as another:
             assert not another.enter(None)
-        assert (token.reason, process.clock.monotonic()) == (SHUTDOWN, began)
+        assert (token.reason, process.clock.monotonic()) == (LimitReason.SHUTDOWN, began)
         assert not token.resting
 
     def test_in_a_process_with_one_slot_nobody_waits(self, broker, process):

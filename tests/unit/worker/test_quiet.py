@@ -6,6 +6,7 @@ import logging
 
 import pytest
 
+from remote_inference.reasons import GateKind, GateReason
 from remote_inference.worker.orders import HandBack
 from remote_inference.worker.quiet import quiet_hand_backs
 
@@ -14,7 +15,7 @@ def test_what_was_put_back_is_not_logged_and_all_else_is(caplog: pytest.LogCaptu
     quiet_hand_backs()
     logger = logging.getLogger("celery.app.trace")
     with caplog.at_level(logging.DEBUG, logger=logger.name):
-        for error in (HandBack("paused", 1.0), ValueError("shown")):
+        for error in (HandBack(GateReason(GateKind.PAUSE), 1.0), ValueError("shown")):
             try:
                 raise error
             except Exception:
