@@ -35,7 +35,7 @@ from ..messaging.delivery_marks import Deaths, Mark, forget_marks, leave_mark, t
 from ..messaging.publisher import Publisher
 from ..reasons import LimitReason
 from .call_lock import CallLock
-from .orders import HandBack, RequestCancelled
+from .outcomes import RequestCancelled, Requeue
 
 __all__ = ["MAX_DEATHS", "CallGuard", "PoisonGuard"]
 
@@ -115,7 +115,7 @@ class PoisonGuard:
         except RequestCancelled as exc:
             comes_again = exc.quiet
             raise
-        except HandBack:
+        except Requeue:
             raise
         except Exception:
             comes_again = False

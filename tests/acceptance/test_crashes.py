@@ -135,7 +135,7 @@ def test_requests_that_always_died_beside_the_killer_are_not_set_aside_with_it(s
 @pytest.mark.parametrize("pool", ["threads", "prefork"])
 def test_requests_that_had_not_begun_when_their_workers_were_killed_are_not_set_aside(shop: Shop, pool: str):
     asked, release = shop.directory / "asked", shop.directory / "release"
-    script = f"echo >> {asked}; until [ -e {release} ]; do sleep 0.05; done; echo sk-late"
+    script = f"echo >> {asked}; until [ -e {release} ] || ! kill -0 $PPID; do sleep 0.05; done; echo sk-late"
     shop.options["api_key"] = {
         "from_command": ["sh", "-c", script],
         "timeout": 60,

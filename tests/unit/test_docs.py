@@ -34,7 +34,7 @@ from remote_inference.errors import InferenceError
 from remote_inference.events import Event
 from remote_inference.messaging import names
 from remote_inference.messaging.delivery_marks import Mark
-from remote_inference.messaging.wire import Order, decode_replies
+from remote_inference.messaging.wire import Command, decode_replies
 from remote_inference.providers.registry import PROVIDERS, provider_named
 from remote_inference.testing.clock import VirtualClock
 from remote_inference.types import InferenceRequest
@@ -239,7 +239,7 @@ def test_the_examples_of_the_wire_are_what_is_on_the_wire() -> None:
             assert InferenceRequest.parse(**example).to_wire() == example
             read["request"] += 1
         elif "kind" in example:
-            assert json.loads(Order.decode(block.code).encode()) == example
+            assert json.loads(Command.decode(block.code).encode()) == example
             read["order"] += 1
         elif "k" in example:
             head, entries, _ = decode(encode({k: v for k, v in example.items() if k != "e"}, example["e"]))

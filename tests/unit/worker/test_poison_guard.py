@@ -11,7 +11,7 @@ from remote_inference.cancel import CancelToken
 from remote_inference.errors import Cancelled, LimitReached, WorkerLost
 from remote_inference.messaging.delivery_marks import Deaths
 from remote_inference.reasons import GateKind, GateReason, LimitReason
-from remote_inference.worker.orders import HandBack, RequestCancelled
+from remote_inference.worker.outcomes import RequestCancelled, Requeue
 from remote_inference.worker.poison_guard import (
     ALONE_PATIENCE,
     DEATHS_ALONE,
@@ -109,7 +109,7 @@ class TestMarks:
     @pytest.mark.parametrize(
         "ending",
         [
-            HandBack(GateReason(GateKind.LIMIT), 1.0),
+            Requeue(GateReason(GateKind.LIMIT), 1.0),
             RequestCancelled("connection_lost", quiet=True),
             SystemExit(),
         ],
@@ -142,9 +142,9 @@ class TestMarks:
 
     def test_one_that_is_put_back_before_its_call_asks_the_broker_nothing(self, broker, process):
         die(broker, 1)
-        with suppress(HandBack), process.delivery(ID) as guard:
+        with suppress(Requeue), process.delivery(ID) as guard:
             guard.enter(None)
-            raise HandBack(GateReason(GateKind.LIMIT), 1.0)
+            raise Requeue(GateReason(GateKind.LIMIT), 1.0)
         assert process.publisher.calls == 0
         assert marks_in(broker, ID) == 1
 
@@ -217,8 +217,8 @@ class TestAlone:
 
     def test_an_error_gives_the_process_to_the_others(self, broker, process):
         die(broker, 2)
-        with pytest.raises(HandBack):
-            call(process, HandBack(GateReason(GateKind.LIMIT), 1.0))
+        with pytest.raises(Requeue):
+            call(process, Requeue(GateReason(GateKind.LIMIT), 1.0))
         with process.delivery("other", redelivered=False) as other:
             assert other.enter(None)
 

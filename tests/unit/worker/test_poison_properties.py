@@ -14,7 +14,7 @@ from remote_inference.cancel import CancelToken
 from remote_inference.errors import LimitReached, WorkerLost
 from remote_inference.reasons import GateKind, GateReason
 from remote_inference.testing.clock import VirtualClock
-from remote_inference.worker.orders import HandBack, RequestCancelled
+from remote_inference.worker.outcomes import RequestCancelled, Requeue
 from remote_inference.worker.poison_guard import MAX_DEATHS, SECOND_LOOK
 
 from .poison_world import Process, embedded_broker, marks_in
@@ -138,7 +138,7 @@ class Cluster(RuleBasedStateMachine):
         except LimitReached:  # cut off
             begun = False
         if not begun:
-            self.end(request, HandBack(GateReason(GateKind.LIMIT), 0.0))
+            self.end(request, Requeue(GateReason(GateKind.LIMIT), 0.0))
             request.back()
             return
         request.begun = True
@@ -170,7 +170,7 @@ class Cluster(RuleBasedStateMachine):
     def put_back(self, data: st.DataObject, begun: bool) -> None:
         request = self.some(data, begun=begun)
         if request is not None and request.at is not None:
-            self.end(request, HandBack(GateReason(GateKind.LIMIT), 0.0))
+            self.end(request, Requeue(GateReason(GateKind.LIMIT), 0.0))
             request.back()
 
     @rule(process=st.integers(0, PROCESSES - 1))

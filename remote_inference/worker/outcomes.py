@@ -8,10 +8,10 @@ from celery.exceptions import Ignore, Reject
 
 from ..reasons import GateReason
 
-__all__ = ["HandBack", "RequestCancelled"]
+__all__ = ["Requeue", "RequestCancelled"]
 
 
-class HandBack(Reject):
+class Requeue(Reject):
     """Raised in a task: not now, and not before ``until`` (seconds since the epoch). Survives prefork's pickling."""
 
     def __init__(self, reason: GateReason, until: float) -> None:
