@@ -50,7 +50,7 @@ that arrives in the queue meanwhile. (In a pause nobody is let through: its end 
 
 _AFTER_PAUSE = frozenset({LimitReason.PAUSED, LimitReason.RAMP})
 
-RESERVED_RECHECK = 1.0
+RESERVED_RECHECK = 2.0
 """Seconds until a process that was kept for one request may be free again."""
 
 UNAVAILABLE_RECHECK = 5.0

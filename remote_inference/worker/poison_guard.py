@@ -60,8 +60,9 @@ takes its mark away as soon as it is connected again, and that may be after the 
 SHARED_PATIENCE = 1.0
 """Seconds for which a request waits in its slot for one that must be alone; then it goes elsewhere."""
 
-ALONE_PATIENCE = 60.0
-"""Seconds for which one that must be alone waits for the others to end."""
+ALONE_PATIENCE = 300.0
+"""Seconds for which one that must be alone waits for the others to end. Those that come meanwhile are not let in before
+it, so this is long enough for most streams: when it gives up they are, and it would never have its turn."""
 
 
 def must_be_alone(deaths: Deaths) -> bool:
