@@ -290,7 +290,10 @@ class CircuitOpen(RequestError):
 
 @dataclass(eq=False, repr=False)
 class LimitReached(RequestError):
-    """No permit is due within the patience given; one may be at ``retry_at`` (seconds since the epoch)."""
+    """No permit is due within the patience given; one may be at ``retry_at`` (seconds since the epoch).
+
+    ``code``: one of `remote_inference.reasons.LimitReason`.
+    """
 
     retry_at: float = 0.0
 

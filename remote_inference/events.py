@@ -11,6 +11,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
+from .reasons import GateReason
 from .value import Value
 
 __all__ = [
@@ -95,7 +96,7 @@ class CircuitChanged(Event):
 class GateClosed(Event):
     """This worker stops taking the deployment's requests until ``until`` (seconds since the epoch)."""
 
-    reason: str
+    reason: GateReason
     until: float
 
 

@@ -25,18 +25,18 @@ from .clock import Clock, SystemClock
 from .config import Deployment, InferenceConfig, load_config
 from .errors import ConfigurationError, InvalidRequest
 from .events import Hook, Hooks
+from .messaging.commands import send_command
 from .messaging.names import CONTROL_QUEUE
-from .messaging.orders import send_order
 from .messaging.publisher import Publisher
-from .messaging.wire import Answer, ClientIdentity, Order
+from .messaging.wire import Answer, ClientIdentity, Command
 from .types import EngineMetrics, InferenceRequest, Message, Priority
 
 if TYPE_CHECKING:
     from concurrent.futures import ThreadPoolExecutor
 
-    from .worker.board import Board
     from .worker.main import WorkerMain
     from .worker.runtime import WorkerRuntime
+    from .worker.shared_counters import SharedCounters
 
 __all__ = ["Inference"]
 
@@ -94,7 +94,7 @@ class Inference:
         self._lock = threading.RLock()
         _renew_lock_after_fork(self)
         self._process: _Process | None = None
-        self._in_child: tuple[Board, int] | None = None
+        self._in_child: tuple[SharedCounters, int] | None = None
         if _is_embedded(app):
             from .messaging.embedded import register
 
@@ -221,7 +221,7 @@ class Inference:
 
         Returns:
             Each worker's answer by its node name. From its answer on, no process of a worker begins a request on
-            the old session. A worker that was not reached learns of the order from the others, and rebuilds then.
+            the old session. A worker that was not reached learns of the command from the others, and rebuilds then.
 
         Raises:
             InvalidRequest: there is no such deployment.
@@ -334,14 +334,18 @@ class Inference:
         queues = self.app.amqp.queues.consume_from
         return [name for name, deployment in self.config.deployments.items() if deployment.queue in queues]
 
-    def become_child(self, board: Board, stripe: int) -> None:
-        """This process is a pool's child: what it runs is counted on the worker's board."""
-        self._in_child = (board, stripe)
+    def become_child(self, counters: SharedCounters, stripe: int) -> None:
+        """This process is a pool's child: what it runs is counted in the worker's counters."""
+        self._in_child = (counters, stripe)
 
     def close_worker(self) -> None:
         """The worker ends: send what is still to be sent."""
         self.close()
         self.worker_main = None
+
+    def make_runtime(self) -> WorkerRuntime:
+        """Have `runtime` made now, and not at the first request: so it has joined the others by then."""
+        return self.runtime
 
     # -- inside
 
@@ -370,7 +374,7 @@ class Inference:
     def _on_credentials_changed(self, deployment: str | None = None, **_: Any) -> None:
         names = self.config.deployments
         for name in names if deployment is None else names.keys() & {deployment}:  # else another app's
-            send_order(self.publisher, Order(kind="rebuild", subject=name, reason="signal"))
+            send_command(self.publisher, Command(kind="rebuild", subject=name, reason="signal"))
 
     def _known(self, deployment: str) -> None:
         if deployment not in self.config.deployments:
@@ -384,10 +388,10 @@ class Inference:
         process.submitter.sender.declare(5.0)
 
         def send(token: str) -> None:
-            order = Order(
+            command = Command(
                 kind=kind, subject=subject, seconds=seconds, reply_to=process.identity.token, token=token
             )
-            send_order(process.publisher, order)
+            send_command(process.publisher, command)
 
         return process.desk.gather(send, timeout)
 
@@ -444,10 +448,10 @@ class _Process:
             from .worker.runtime import WorkerRuntime
 
             inference = self._inference
-            board, stripe = inference._in_child or (None, 0)
+            counters, stripe = inference._in_child or (None, 0)
             main = inference.worker_main
-            if board is None and main is not None:
-                board = main.board
+            if counters is None and main is not None:
+                counters = main.counters
             slots = 32
             if inference._in_child is not None:
                 slots = 1
@@ -458,7 +462,7 @@ class _Process:
                     connection = None if _is_embedded(inference.app) else self._connection
                     name = f"{main.hostname if main is not None else socket.gethostname()}/{self.pid}"
                     member = Membership(inference, connection=connection, name=name, slots=slots)
-                    made = WorkerRuntime(inference, board, stripe, slots=slots, member=member)
+                    made = WorkerRuntime(inference, counters, stripe, slots=slots, member=member)
                     made.join(inference.consumed)
                     self._runtime = made
                 runtime = self._runtime
@@ -474,7 +478,7 @@ class _Process:
 
 
 def _flush(reference: weakref.ref[_Process]) -> None:
-    """The interpreter ends: a cancel that was just ordered is still to be sent."""
+    """The interpreter ends: a cancel that was just asked for is still to be sent."""
     process = reference()
     if process is not None and process.pid == os.getpid():
         process.publisher.close(timeout=2.0)

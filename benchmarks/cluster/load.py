@@ -17,7 +17,6 @@ from amqp.exceptions import NotFound
 from kombu import Producer
 
 from remote_inference import Inference, Priority
-from remote_inference.messaging.names import suspect_queue
 
 __all__ = ["Load", "Prompt"]
 
@@ -86,11 +85,9 @@ class Load:
         return int(self._declared(deployment).message_count)
 
     def purge(self, deployment: str) -> None:
-        """Empty its queue. What a worker has put back has a note of that in the broker, which goes with it."""
+        """Empty its queue."""
         with self._lock, self._connection.channel() as channel:
-            while (message := channel.basic_get(f"inference.{deployment}", no_ack=True)) is not None:
-                if message.delivery_info["redelivered"]:
-                    channel.queue_delete(suspect_queue(message.headers["id"]))
+            channel.queue_purge(f"inference.{deployment}")
 
     def _declared(self, deployment: str) -> Any:
         with self._lock, self._connection.channel() as channel:

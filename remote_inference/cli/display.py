@@ -162,7 +162,7 @@ def _hindrance(run: BatchRun) -> str:
     for name, gate in list(run.gates.items()):
         left = gate.until - time.time()
         if left > 0:
-            return f"{name} waits {left:.0f} s more: {gate.reason.rstrip(': ')}"
+            return f"{name} waits {left:.0f} s more: {gate.reason}"
     return f"waiting: {run.waiting}" if run.waiting else ""
 
 

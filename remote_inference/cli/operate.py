@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from ..inference import Inference
+from ..reasons import GateReason
 from ..types import EngineMetrics
 from .options import Settings, common_options
 from .setup import Backend
@@ -103,7 +104,7 @@ def _hindrances(value: Mapping[str, Any]) -> list[str]:
     lines = []
     for deployment, gate in value.get("gates", {}).items():
         left = max(0.0, gate.get("until", 0.0) - time.time())
-        lines.append(f"{deployment}: {str(gate.get('reason', '')).rstrip(': ')}, {left:.0f} s more")
+        lines.append(f"{deployment}: {GateReason.from_wire(gate.get('reason'))}, {left:.0f} s more")
     for deployment, engine in value.get("engines", {}).items():
         if engine.get("circuit", "closed") != "closed":
             lines.append(f"{deployment}: circuit {str(engine['circuit']).replace('_', ' ')}")

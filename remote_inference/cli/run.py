@@ -20,6 +20,7 @@ import click
 from ..client import InferenceHandle
 from ..errors import Backpressure, Cancelled, InferenceError, InvalidRequest, RequestError, SubmitUncertain
 from ..events import Event, GateClosed, GateOpened
+from ..reasons import LimitReason
 from ..types import TokenChunk
 from .figures import Figures
 from .lines import BadLine, DeploymentNeeded, Item, LineReader, error_record, result_record
@@ -115,7 +116,8 @@ class BatchRun:
         """What happens in this process (a hook, called from any thread)."""
         if isinstance(event, GateClosed):
             self.gates[event.deployment] = event
-            if event.reason.endswith("credential_refused") and not self._stopping.is_set():
+            refused = event.reason.detail == LimitReason.CREDENTIAL_REFUSED
+            if refused and not self._stopping.is_set():
                 self._from_thread(self._stop, self._credential_refused(event.deployment))
         elif isinstance(event, GateOpened):
             self.gates.pop(event.deployment, None)

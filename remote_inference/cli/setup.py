@@ -92,14 +92,14 @@ class Backend:
         main = self.inference.worker_main
         if self._worker is None or main is None:
             return None
-        return sum(metrics.in_flight for metrics in main.board.metrics().values())
+        return sum(metrics.in_flight for metrics in main.counters.metrics().values())
 
     def retried(self) -> int | None:
         """Attempts after the first one, by the embedded worker."""
         main = self.inference.worker_main
         if self._worker is None or main is None:
             return None
-        return sum(metrics.retried for metrics in main.board.metrics().values())
+        return sum(metrics.retried for metrics in main.counters.metrics().values())
 
     @property
     def has_ended(self) -> bool:

@@ -42,7 +42,7 @@ class ReplyDesk:
         self._handles[handle.request_id] = handle
 
     def gather(self, send: Callable[[str], None], timeout: float) -> list[Answer]:
-        """Send an order that is to be answered, and gather the answers for ``timeout`` seconds.
+        """Send a command that is to be answered, and gather the answers for ``timeout`` seconds.
 
         How many workers there are is not known, so there is nothing to wait for but the time.
 

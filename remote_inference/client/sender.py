@@ -14,11 +14,11 @@ from ..config import CapacityPolicy, Deployment
 from ..errors import Backpressure, InferenceError, SubmitUncertain
 from ..events import CapacityMismatch, Hooks, SubmitRejected
 from ..messaging.admission import Admission
+from ..messaging.commands import send_cancel, send_command
 from ..messaging.delivery import Delivery, DeliveryState, Probe
-from ..messaging.orders import send_cancel, send_order
 from ..messaging.publisher import Publisher
 from ..messaging.queues import DeclaredQueue, declare_common, declare_inference_queue, queue_depth
-from ..messaging.wire import Order
+from ..messaging.wire import Command
 from ..types import Priority
 
 __all__ = ["Parcel", "Sender"]
@@ -125,7 +125,7 @@ class Sender:
         now = self._clock.monotonic()
         if priority >= Priority.HIGH and now >= self._hurried.get(deployment.name, -1.0) + HURRY_GAP:
             self._hurried[deployment.name] = now
-            send_order(self._publisher, Order(kind="urgent", subject=deployment.name))
+            send_command(self._publisher, Command(kind="urgent", subject=deployment.name))
 
     def _send_batch(self, deployment: Deployment, batch: Sequence[P], end: float) -> tuple[list[P], str]:
         """Publish what there is room for; what may be tried again, and why."""

@@ -14,9 +14,9 @@ from ..clock import Clock
 from ..config import CapacityPolicy, Deployment, InferenceConfig
 from ..errors import Backpressure, ConfigurationError, InferenceError, InvalidRequest
 from ..events import Hooks
+from ..messaging.commands import send_cancel
 from ..messaging.delivery import Delivery
 from ..messaging.names import INFER_TASK
-from ..messaging.orders import send_cancel
 from ..messaging.publisher import Publisher
 from ..messaging.wire import ClientIdentity, Envelope
 from ..policy.routing import next_deployment

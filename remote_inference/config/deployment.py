@@ -22,7 +22,7 @@ __all__ = ["Deployment"]
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}"
 _RESERVED = (
     "reply.",
-    "suspect.",
+    "marks.",
     "bus.",
     "dead-letter",
     "cancelled",

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from .engine import RemoteEngine
 from .metrics import CELLS, MetricsRecorder, metrics_from_cells
-from .parts import EnginePart, Job
-from .run import CREDENTIAL_UNAVAILABLE, SHUTDOWN
+from .parts import CallGuard, EnginePart, Job, Unguarded
 from .sink import NullSink, Sink
 
 __all__ = [
     "CELLS",
-    "CREDENTIAL_UNAVAILABLE",
+    "CallGuard",
     "EnginePart",
     "Job",
     "MetricsRecorder",
     "NullSink",
     "RemoteEngine",
-    "SHUTDOWN",
     "Sink",
+    "Unguarded",
     "metrics_from_cells",
 ]

@@ -7,6 +7,7 @@ import threading
 from ..clock import Clock
 from ..errors import LimitReached, RebuildFailed
 from ..events import GateClosed, GateOpened, Hooks
+from ..reasons import GateReason, LimitReason
 from ..transport.session import SessionRebuildCause
 from .parts import Session
 
@@ -17,8 +18,6 @@ REFUSALS = 3
 
 RECHECK = 30.0
 """Seconds after which a shut gate looks whether the credential's source has another one."""
-
-_REASON = "credential_refused"
 
 
 class CredentialGate:
@@ -62,7 +61,7 @@ class CredentialGate:
             self.open()
         until = self._until
         if until:
-            raise LimitReached(_REASON, self._deployment, retry_at=until)
+            raise LimitReached(LimitReason.CREDENTIAL_REFUSED, self._deployment, retry_at=until)
 
     def refused(self) -> None:
         """A 401 that no rebuild could mend."""
@@ -71,7 +70,8 @@ class CredentialGate:
             if self._refusals < REFUSALS or self._until:
                 return
             until = self._until = self._clock.time() + RECHECK
-        self._hooks(GateClosed(deployment=self._deployment, reason=_REASON, until=until))
+        reason = GateReason.of_limit(LimitReason.CREDENTIAL_REFUSED)
+        self._hooks(GateClosed(deployment=self._deployment, reason=reason, until=until))
 
     def open(self) -> None:
         """The credential is taken, there is another one, or the operator says so."""

@@ -20,7 +20,43 @@ from ..transport.session import RebuildResult, SessionRebuildCause, SessionSnaps
 from ..types import Priority
 from .metrics import MetricsRecorder
 
-__all__ = ["EnginePart", "Job", "Session"]
+__all__ = ["CallGuard", "EnginePart", "Job", "Session", "Unguarded"]
+
+
+class CallGuard(Protocol):
+    """Whoever runs the engine may have a say before each call to a provider, and is told when one begins."""
+
+    def enter(self, time_left: float | None) -> bool:
+        """Before anything is reserved for an attempt; may wait. False: the request is to go elsewhere.
+
+        Entered once, it stays so until `leave`.
+        """
+
+    def begin(self) -> bool:
+        """The call is about to begin. False: what was reserved is to be given back, and `enter` asked again.
+
+        Raises:
+            RequestError: it must not begin.
+        """
+
+    def leave(self) -> None:
+        """The call has failed; another one may follow after a rest. One that succeeds is not left here: its answer
+        is still to be told."""
+
+
+class Unguarded:
+    """Calls of which nobody needs to know."""
+
+    def enter(self, time_left: float | None) -> bool:
+        """At once."""
+        return True
+
+    def begin(self) -> bool:
+        """Always."""
+        return True
+
+    def leave(self) -> None:
+        """Nothing was taken."""
 
 
 @dataclass(kw_only=True)
@@ -35,6 +71,7 @@ class Job:
         token: how it is cancelled.
         on_retry: told the attempt's error before each further attempt.
         draining: whether the process is about to end: then nothing is waited for that may be long.
+        guard: asked before each call.
     """
 
     request_id: str
@@ -44,6 +81,7 @@ class Job:
     token: CancelToken = field(default_factory=CancelToken)
     on_retry: Callable[[RequestError], None] | None = None
     draining: Callable[[], bool] = bool
+    guard: CallGuard = field(default_factory=Unguarded)
 
 
 class Session(Protocol):

@@ -1,6 +1,7 @@
 """`Run`: one request's way through its attempts, and what each of them leaves behind.
 
-Each attempt: cancelled or too late? → credential's gate → breaker → permit → session → provider → sink → settle.
+Each attempt: the guard's leave → cancelled or too late? → credential's gate → breaker → permit → session → provider →
+sink → settle.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ..policy.classify import traits
 from ..policy.quota import QuotaReport
 from ..policy.retry import decide
 from ..providers.base import ProviderCall
+from ..reasons import LimitReason
 from ..transport.session import SessionRebuildCause, SessionSnapshot
 from ..types import Completion, InferenceRequest, Priority, Timings, TokenUsage
 from .answer import Answer
@@ -35,7 +37,7 @@ from .credential_gate import CredentialGate
 from .parts import EnginePart, Job
 from .sink import Sink
 
-__all__ = ["CREDENTIAL_UNAVAILABLE", "PATIENCE", "PERMIT_PATIENCE", "SHUTDOWN", "Run"]
+__all__ = ["PATIENCE", "PERMIT_PATIENCE", "Run"]
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +48,10 @@ PERMIT_PATIENCE = 0.25
 """Seconds for which a permit is waited for in the slot. Whoever waits there keeps the slot from a more urgent request
 that arrives in the queue meanwhile. (In a pause nobody is let through: its end is waited for as a circuit's is.)"""
 
-_AFTER_PAUSE = frozenset({"paused", "ramp"})
+_AFTER_PAUSE = frozenset({LimitReason.PAUSED, LimitReason.RAMP})
 
-CREDENTIAL_UNAVAILABLE = "credential_unavailable"
-"""`LimitReached.code` while a credential's source gives none, and there is none from before."""
-
-SHUTDOWN = "shutdown"
-"""`LimitReached.code` of a request that was waiting for another attempt when its process was to end."""
+RESERVED_RECHECK = 2.0
+"""Seconds until a process that was kept for one request may be free again."""
 
 UNAVAILABLE_RECHECK = 5.0
 """Seconds until the source is asked again."""
@@ -96,6 +95,7 @@ class Run:
 
     def to_the_end(self) -> Completion:
         while True:
+            self._enter()
             self._check()
             self._gate.check()
             admission = self._admit()
@@ -108,21 +108,19 @@ class Run:
                 admission.neutral()
                 permit.refund()
                 continue
+            started = self._attempts
             try:
-                return self._attempt(admission, permit)
+                completion = self._attempt(admission, permit)
             except RequestError as error:
                 self._at(error)
-                self._part.hooks(
-                    AttemptFailed(
-                        deployment=self._part.deployment.name,
-                        request_id=self._job.request_id,
-                        attempt=self._attempts,
-                        error=type(error).__name__,
-                        code=error.code,
-                    )
-                )
+                self._job.guard.leave()
+                if self._attempts > started:
+                    self._tell_failed(error)
                 if not self._again(error):
                     raise
+            else:
+                if completion is not None:
+                    return completion
 
     def _at(self, error: RequestError) -> RequestError:
         """The error, told where it happened and what was used by then."""
@@ -132,6 +130,14 @@ class Run:
 
     # -- before an attempt
 
+    def _enter(self) -> None:
+        """Have leave to call; before anything is reserved, for it may be waited for."""
+        if not self._job.guard.enter(self._deadline_left()):
+            self._check()
+            raise self._at(
+                LimitReached(LimitReason.PROCESS_RESERVED, retry_at=self._clock.time() + RESERVED_RECHECK)
+            )
+
     def _check(self) -> None:
         if self._job.token.cancelled:
             raise self._at(self._cancelled())
@@ -140,8 +146,8 @@ class Run:
 
     def _cancelled(self) -> RequestError:
         """What a cancelled token means: for the end of the process, only that another one is to take the request."""
-        if self._job.token.reason == SHUTDOWN:
-            return LimitReached(SHUTDOWN, retry_at=self._clock.time())
+        if self._job.token.reason == LimitReason.SHUTDOWN:
+            return LimitReached(LimitReason.SHUTDOWN, retry_at=self._clock.time())
         return Cancelled(self._job.token.reason)
 
     def _is_late(self) -> bool:
@@ -196,19 +202,26 @@ class Run:
 
     # -- an attempt
 
-    def _attempt(self, admission: Admission, permit: Permit) -> Completion:
+    def _attempt(self, admission: Admission, permit: Permit) -> Completion | None:
+        """The answer; None where the call may not begin yet, and leave for it is to be asked again."""
         answer = Answer(self._prompt)
         self._sent = False
         self._quota = None
         try:
             with self._part.session.lease() as snapshot:
-                self._ask(snapshot, answer)
+                begun = self._job.guard.begin()  # when the credential is there, and nothing is sent yet
+                if begun:
+                    self._ask(snapshot, answer)
         except BaseException as exc:
             error = self._what_happened(exc)
             self._settle_failed(error, exc, admission, permit, answer)
             if error is exc:
                 raise
             raise error from exc
+        if not begun:
+            admission.neutral()
+            permit.refund()
+            return None
         usage = answer.usage()
         self._used(usage)
         admission.success()
@@ -266,7 +279,9 @@ class Run:
         if isinstance(exc, RebuildFailed) and not self._sent:
             # a vault may be away for a moment: the request waits in its queue, as for anything that concerns them all
             logger.warning("%s", exc)
-            return LimitReached(CREDENTIAL_UNAVAILABLE, retry_at=self._clock.time() + UNAVAILABLE_RECHECK)
+            return LimitReached(
+                LimitReason.CREDENTIAL_UNAVAILABLE, retry_at=self._clock.time() + UNAVAILABLE_RECHECK
+            )
         return exc
 
     def _settle_failed(
@@ -322,6 +337,17 @@ class Run:
 
     # -- after a failed attempt
 
+    def _tell_failed(self, error: RequestError) -> None:
+        self._part.hooks(
+            AttemptFailed(
+                deployment=self._part.deployment.name,
+                request_id=self._job.request_id,
+                attempt=self._attempts,
+                error=type(error).__name__,
+                code=error.code,
+            )
+        )
+
     def _again(self, error: RequestError) -> bool:
         """Whether to try again; waits for it."""
         if isinstance(error, Unauthorized):
@@ -354,7 +380,7 @@ class Run:
         token.resting = True  # before the look: whoever drains does it the other way round
         try:
             if self._job.draining():
-                token.cancel(SHUTDOWN)
+                token.cancel(LimitReason.SHUTDOWN)
             self._clock.wait(token.event, delay)
         finally:
             token.resting = False

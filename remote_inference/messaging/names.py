@@ -16,9 +16,9 @@ __all__ = [
     "inference_queue",
     "is_inference_queue",
     "ledger_queue",
+    "marks_queue",
     "probe_queue",
     "reply_queue",
-    "suspect_queue",
 ]
 
 INFER_TASK = "remote_inference.infer"
@@ -36,7 +36,7 @@ HEADER = "inference"
 
 _NOT_DEPLOYMENTS = (PREFIX, CONTROL_QUEUE, DEAD_LETTER_QUEUE, CANCELLED_QUEUE)
 _OURS = tuple(
-    PREFIX + part for part in ("reply.", "suspect.", "bus.", "cancelled.", "gossip.", "probe.", "ledger.")
+    PREFIX + part for part in ("reply.", "marks.", "bus.", "cancelled.", "gossip.", "probe.", "ledger.")
 )
 
 
@@ -65,9 +65,9 @@ def chunk_queue(client: str) -> str:
     return f"{PREFIX}reply.{client}.chunks"
 
 
-def suspect_queue(request_id: str) -> str:
-    """Remembers how often workers died under a request."""
-    return f"{PREFIX}suspect.{request_id}"
+def marks_queue(request_id: str) -> str:
+    """Holds a mark for each call of a request that has begun and not ended, see `delivery_marks`."""
+    return f"{PREFIX}marks.{request_id}"
 
 
 def probe_queue(circuit: str, number: int) -> str:

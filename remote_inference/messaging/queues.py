@@ -17,13 +17,22 @@ from kombu.connection import Connection
 
 from ..types import Priority
 from ..value import Value
-from .names import BUS_EXCHANGE, CANCELLED_QUEUE, CONTROL_QUEUE, DEAD_LETTER_QUEUE, chunk_queue, reply_queue
+from .names import (
+    BUS_EXCHANGE,
+    CANCELLED_QUEUE,
+    CONTROL_QUEUE,
+    DEAD_LETTER_QUEUE,
+    chunk_queue,
+    marks_queue,
+    reply_queue,
+)
 
 __all__ = [
     "DeclaredQueue",
     "declare_client_queues",
     "declare_common",
     "declare_inference_queue",
+    "declare_marks_queue",
     "queue_depth",
 ]
 
@@ -34,6 +43,10 @@ REPLY_EXPIRES_MS = 60_000
 
 CHUNK_QUEUE_LENGTH = 20_000
 """A reader that stands still costs the broker this many chunks at most; `Completion` repairs what was dropped."""
+
+MARKS_EXPIRE_MS = 2 * 3600 * 1000
+"""Longer than a request may run, and than most wait for their next delivery. Marks that are left behind (of a request
+that was cancelled before that) go then; one that waits for longer is taken for innocent again."""
 
 CANCEL_TTL_MS = 24 * 3600 * 1000
 CANCEL_QUEUE_LENGTH = 10_000
@@ -140,3 +153,11 @@ def declare_client_queues(channel: Any, client: str) -> None:
         auto_delete=False,
         arguments={**expires, "x-max-length": CHUNK_QUEUE_LENGTH},
     )
+
+
+def declare_marks_queue(channel: Any, request_id: str) -> int:
+    """The queue of a request's marks, and how many are in it."""
+    declared = channel.queue_declare(
+        marks_queue(request_id), durable=True, auto_delete=False, arguments={"x-expires": MARKS_EXPIRE_MS}
+    )
+    return int(declared.message_count)

@@ -1,4 +1,4 @@
-"""The JSON of what travels beside the request: the message header, the replies, the orders on the bus.
+"""The JSON of what travels beside the request: the message header, the replies, the commands on the bus.
 
 A request's id tells who waits for it: its first 16 hexadecimal digits are the client process's, the rest counts.
 So whoever knows an id can reach the caller, an operator's revoke too.
@@ -24,7 +24,7 @@ __all__ = [
     "Chunk",
     "ClientIdentity",
     "Envelope",
-    "Order",
+    "Command",
     "Outcome",
     "client_of",
     "decode_replies",
@@ -201,7 +201,7 @@ class Outcome(Value):
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Answer(Value):
-    """A worker's answer to an `Order`; ``token`` is the order's."""
+    """A worker's answer to a `Command`; ``token`` is the command's."""
 
     token: str
     worker: str
@@ -213,12 +213,12 @@ class Answer(Value):
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
-class Order(Value):
+class Command(Value):
     """What goes to every worker over the bus.
 
     ``kind``: ``cancel`` (``subject``: the request's id), ``rebuild``, ``open_circuit`` (for ``seconds``),
     ``close_circuit``, ``urgent`` (``subject``: the deployment) or ``status``. ``reply_to``: where an answer is
-    wanted. ``token``: the answer's, and what one order is known by, whomever one hears it from.
+    wanted. ``token``: the answer's, and what the command is known by, whoever tells of it.
     """
 
     kind: str
@@ -245,20 +245,20 @@ class Order(Value):
         return dumps(wire)
 
     @classmethod
-    def decode(cls, body: bytes | str | memoryview) -> Order:
+    def decode(cls, body: bytes | str | memoryview) -> Command:
         """Read `encode`.
 
         Raises:
-            ValueError, KeyError, TypeError: it is no order of a version that is known.
+            ValueError, KeyError, TypeError: it is no command of a version that is known.
         """
         wire = loads(body)
         if not isinstance(wire["v"], int) or wire["v"] > WIRE_VERSION:
             raise ValueError(f"version {wire['v']!r}")
-        texts = {key: str(wire.get(name, "")) for key, name in _ORDER_FIELDS}
+        texts = {key: str(wire.get(name, "")) for key, name in _COMMAND_FIELDS}
         return cls(**texts, seconds=float(wire.get("seconds", 0.0)))
 
 
-_ORDER_FIELDS = (
+_COMMAND_FIELDS = (
     ("kind", "kind"),
     ("subject", "subject"),
     ("reason", "reason"),

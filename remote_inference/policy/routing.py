@@ -17,6 +17,7 @@ from ..errors import (
     ServerError,
     Timeout,
 )
+from ..reasons import LimitReason
 
 __all__ = ["next_deployment"]
 
@@ -32,6 +33,8 @@ _CAPACITY = (
     ServerError,
     Timeout,
 )
+# What concerns this process, whichever deployment is asked.
+_THE_PROCESS = frozenset({LimitReason.MARKS_UNAVAILABLE, LimitReason.PROCESS_RESERVED, LimitReason.SHUTDOWN})
 _THE_BROKER = frozenset({"broker_blocked", "broker_down"})  # the fallback's queue is on it too
 
 
@@ -53,6 +56,8 @@ def next_deployment(
     if isinstance(error, ContextLengthExceeded):
         willing = deployment.fallback_on_context_length
     elif isinstance(error, Backpressure) and error.reason in _THE_BROKER:
+        willing = False
+    elif isinstance(error, LimitReached) and error.code in _THE_PROCESS:
         willing = False
     else:
         willing = isinstance(error, _CAPACITY) and deployment.on_capacity_exhausted == CapacityPolicy.FALLBACK

@@ -22,21 +22,14 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-from ..engine import SHUTDOWN
 from ..events import GateClosed, GateOpened, Hooks
 from ..messaging.names import deployment_of, is_inference_queue
-from ..messaging.suspects import note_put_back
+from ..reasons import GateKind, GateReason
 from ..types import Priority
 
 __all__ = ["Gate"]
 
 logger = logging.getLogger(__name__)
-
-LIMITED = tuple(
-    f"LimitReached: {code}"
-    for code in ("requests", "tokens", "input_tokens", "output_tokens", "concurrency", "queue")
-)
-"""Reasons of a gate behind which an urgent request may yet be sent."""
 
 HURRY = 0.5
 """Seconds for which it is remembered that something urgent is in the queue."""
@@ -64,7 +57,7 @@ class Gate:
         self._hooks = hooks
         self._now = now
         self._until: dict[str, float] = {}
-        self._reasons: dict[str, str] = {}
+        self._reasons: dict[str, GateReason] = {}
         self._tags: dict[str, str] = {}
         self._timers: dict[str, Any] = {}
         self._hurried: dict[str, float] = {}
@@ -90,14 +83,24 @@ class Gate:
 
     def _limited(self, queue: str) -> bool:
         """Whether only a limit keeps it shut."""
-        return self._reasons.get(queue, "").startswith(LIMITED)
+        return self._is_kind(queue, GateKind.LIMIT)
+
+    def _is_kind(self, queue: str, kind: GateKind) -> bool:
+        reason = self._reasons.get(queue)
+        return reason is not None and reason.kind is kind
 
     def status(self) -> dict[str, dict[str, Any]]:
         """The gates that are shut, by deployment."""
+        reasons = self.reasons()
         return {
-            deployment_of(queue): {"until": until, "reason": self._reasons.get(queue, "")}
+            deployment_of(queue): {"until": until, "reason": reasons[deployment_of(queue)].to_wire()}
             for queue, until in list(self._until.items())
+            if deployment_of(queue) in reasons
         }
+
+    def reasons(self) -> dict[str, GateReason]:
+        """Why those that are shut are, by deployment."""
+        return {deployment_of(queue): reason for queue, reason in list(self._reasons.items())}
 
     def queue_of(self, message: Any) -> str:
         """The queue that a message came from."""
@@ -117,7 +120,7 @@ class Gate:
 
     # -- from any thread
 
-    def hand_back(self, message: Any, request_id: str, reason: str, until: float) -> None:
+    def hand_back(self, message: Any, request_id: str, reason: GateReason, until: float) -> None:
         """Put a message back and close its queue's gate."""
         queue = self.queue_of(message)
         self._do(partial(self._hand_back, message, request_id, queue, reason, until))
@@ -158,11 +161,11 @@ class Gate:
         else:
             action()
 
-    def _hand_back(self, message: Any, request_id: str, queue: str, reason: str, until: float) -> None:
+    def _hand_back(self, message: Any, request_id: str, queue: str, reason: GateReason, until: float) -> None:
         self.handed_back += 1
         if is_inference_queue(queue):
             with self._lock:
-                outdated = reason.startswith(LIMITED) and self._is_outdated(message, queue)
+                outdated = reason.kind is GateKind.LIMIT and self._is_outdated(message, queue)
                 closed = None if outdated else self._pause(queue, reason, until)
                 self._reject(message, request_id)
             if closed is not None:
@@ -190,21 +193,19 @@ class Gate:
 
     def _reject(self, message: Any, request_id: str) -> None:
         try:
-            if not message.delivery_info.get("redelivered"):
-                note_put_back(message.channel, request_id)
             message.reject(requeue=True)
         except self._consumer.connection_errors as exc:
             # the broker puts it back by itself
             logger.debug("%s: not put back: %s", request_id, type(exc).__name__)
 
-    def _pause(self, queue: str, reason: str, until: float) -> GateClosed | None:
+    def _pause(self, queue: str, reason: GateReason, until: float) -> GateClosed | None:
         """Shut it until then; what is to be told of that, if it was open."""
         known = self._until.get(queue)
-        if known is not None and (self._reasons.get(queue) == SHUTDOWN or self._now() < known <= until):
+        if known is not None and (self._is_kind(queue, GateKind.SHUTDOWN) or self._now() < known <= until):
             return (
                 None  # the earliest counts: one of the pool's processes may have a permit before the others
             )
-        if self._now() < self._hurried.get(queue, 0.0) and reason.startswith(LIMITED):
+        if self._now() < self._hurried.get(queue, 0.0) and reason.kind is GateKind.LIMIT:
             until = self._now() + HURRY_LOOK
         consumer_set = self._consumer.task_consumer
         tag = consumer_set._active_tags.pop(queue, None)

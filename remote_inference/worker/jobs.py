@@ -1,4 +1,4 @@
-"""The requests that run in this process, and how an order reaches them."""
+"""The requests that run in this process, and how a command reaches them."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Jobs:
 
     @contextmanager
     def running(self, request_id: str, connection: int, token: CancelToken) -> Iterator[None]:
-        """While the block runs, orders reach the token."""
+        """While the block runs, commands reach the token."""
         entry = (connection, token)
         with self._lock:
             older = list(self._running.get(request_id, ()))
@@ -50,7 +50,7 @@ class Jobs:
                     del self._running[request_id]
 
     def cancel(self, request_id: str, reason: str) -> bool:
-        """Cancel it if it runs here; else remember the order for a moment. Whether it runs here."""
+        """Cancel it if it runs here; else remember the command for a moment. Whether it runs here."""
         with self._lock:
             entries = list(self._running.get(request_id, ()))
             if not entries:

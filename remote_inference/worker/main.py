@@ -23,10 +23,11 @@ from ..messaging.names import (
     inference_queue,
     reply_queue,
 )
-from ..messaging.wire import Answer, Order, Outcome, client_of, reply_to_of
-from .board import Board
+from ..messaging.wire import Answer, Command, Outcome, client_of, reply_to_of
+from ..reasons import GateKind
+from .child_commands import ChildCommands
 from .gate import Gate
-from .relay import Relay
+from .shared_counters import SharedCounters
 
 __all__ = ["MainOwner", "WorkerMain"]
 
@@ -38,7 +39,7 @@ CIRCUIT_LOOK = 1.0
 """Seconds between two looks whether a circuit that shut a gate was closed meanwhile, by whomever."""
 
 OBEY_TIMEOUT = 0.5
-"""Seconds for the pool's processes to carry out an order; it is answered then all the same, for who asked does not wait
+"""Seconds for the pool's processes to carry out a command. It is answered then all the same: an operator does not wait
 for long."""
 
 _OBEY_LOOK = 0.02
@@ -57,9 +58,12 @@ class MainOwner(Protocol):
     def runtime(self) -> Any:
         """This process's runtime (where the pool runs in it)."""
 
+    def make_runtime(self) -> Any:
+        """The same, made now and not at the first request."""
+
 
 class WorkerMain:
-    """Board, relay, gate, cancelled ids; how an order on the bus becomes a deed.
+    """The shared counters, the children's commands, the gate, the cancelled ids; carries out what the bus brings.
 
     Args:
         inference: configuration, hooks and the runtime.
@@ -69,14 +73,14 @@ class WorkerMain:
     def __init__(self, inference: MainOwner, app: Any) -> None:
         self._inference = inference
         self._app = app
-        self.board = Board(list(inference.config.deployments))
-        self.relay = Relay()
+        self.counters = SharedCounters(list(inference.config.deployments))
+        self.child_commands = ChildCommands()
         self.cancelled: OrderedDict[str, float] = OrderedDict()
         self.gate: Gate = None  # type: ignore[assignment]  # made with the consumer, before anything can use it
         self.consumer: Any = None
         self.hostname = ""
         self.prefork = False
-        self._orders = 0
+        self._command_number = 0
         self._watch: Any = None
 
     def attach(self, consumer: Any, prefork: bool) -> None:
@@ -88,28 +92,30 @@ class WorkerMain:
 
     def join(self) -> None:
         """Where the pool runs in this process: hear the others before the first request."""
-        self._inference.runtime.jobs  # noqa: B018  # made now
+        self._inference.make_runtime()
 
-    # -- orders
+    # -- commands
 
     def on_bus(self, body: bytes | str) -> None:
-        """An order came over the bus."""
+        """A command came over the bus."""
         try:
-            order = Order.decode(body)
+            command = Command.decode(body)
         except (ValueError, KeyError, TypeError):
-            logger.warning("bus: a message that is no order of ours was ignored")
+            logger.warning("bus: a message that is no command of ours was ignored")
             return
-        if order.kind == "cancel":
-            self.cancel(order.subject, order.reason or "caller")
-        elif order.kind == "rebuild":
-            self._answer(order, self.rebuild(order.subject, order.token))
-        elif order.kind in ("open_circuit", "close_circuit"):
-            done, told = self._force(order.subject, order.seconds if order.kind == "open_circuit" else None)
-            self._answer_when_obeyed(order, done, told)
-        elif order.kind == "status":
-            self._answer_status(order)
-        elif order.kind == "urgent" and self.gate is not None:
-            self.gate.hurry(inference_queue(order.subject))
+        if command.kind == "cancel":
+            self.cancel(command.subject, command.reason or "caller")
+        elif command.kind == "rebuild":
+            self._answer(command, self.rebuild(command.subject, command.token))
+        elif command.kind in ("open_circuit", "close_circuit"):
+            done, told = self._force(
+                command.subject, command.seconds if command.kind == "open_circuit" else None
+            )
+            self._answer_when_obeyed(command, done, told)
+        elif command.kind == "status":
+            self._answer_status(command)
+        elif command.kind == "urgent" and self.gate is not None:
+            self.gate.hurry(inference_queue(command.subject))
 
     def cancel(self, request_id: str, reason: str) -> bool:
         """Cancel a request: running here, or to come. Whether it runs here."""
@@ -131,7 +137,9 @@ class WorkerMain:
         if request is None or request not in state.active_requests:
             return False
         if self.prefork:
-            return self.relay.send(request.worker_pid, {"kind": "cancel", "id": request_id, "reason": reason})
+            return self.child_commands.send(
+                request.worker_pid, {"kind": "cancel", "id": request_id, "reason": reason}
+            )
         self._inference.runtime.jobs.cancel(request_id, reason)
         return True
 
@@ -147,7 +155,7 @@ class WorkerMain:
             self.cancel(request_id, "revoked")
             notice = Outcome(request_id, "", notice=True).encode()
             notices.append((reply_queue(client_of(request_id)), notice, {"correlation_id": request_id}))
-            kept = Order(kind="cancel", subject=request_id, reason="revoked").encode()
+            kept = Command(kind="cancel", subject=request_id, reason="revoked").encode()
             from_now = {"correlation_id": request_id, "delivery_mode": 2}
             notices.append((CANCELLED_QUEUE, kept, from_now))
         self._publish(notices)
@@ -162,9 +170,9 @@ class WorkerMain:
 
     def connection_lost(self) -> None:
         """What was delivered on the old connection can no longer be acknowledged: it is cancelled here."""
-        generation = self.board.next_connection()
+        generation = self.counters.next_connection()
         if self.prefork:
-            self.relay.send_all({"kind": "connection_lost", "connection": generation})
+            self.child_commands.send_all({"kind": "connection_lost", "connection": generation})
         else:
             count = self._inference.runtime.connection_lost(generation)
             if count:
@@ -173,23 +181,23 @@ class WorkerMain:
     def rebuild(self, deployment: str, token: str = "") -> dict[str, Any]:
         """From now on no process of this worker begins a request on the old session.
 
-        ``token`` is that of an order to all workers: those whom it did not reach learn of it from this one's processes.
+        ``token`` is that of a command to all workers: those that missed it learn of it from this one's processes.
         """
         if deployment not in self._inference.config.deployments:
             return {"error": f"no deployment {deployment!r} here"}
-        fence = self.board.raise_fence(deployment)
+        epoch = self.counters.advance_rebuild_epoch(deployment)
         if token and self.prefork:
-            self.relay.send_all({"kind": "rebuild", "deployment": deployment, "token": token})
+            self.child_commands.send_all({"kind": "rebuild", "deployment": deployment, "token": token})
         elif token:
-            self._inference.runtime.rebuild_ordered(deployment, token)
+            self._inference.runtime.rebuild_commanded(deployment, token)
         if self.gate is not None:
             self.gate.open(inference_queue(deployment))
-        return {"ok": f"session of {deployment} rebuilt", "rebuilds": fence}
+        return {"ok": f"session of {deployment} rebuilt", "rebuilds": epoch}
 
     def drain(self) -> None:
         """The worker is shutting down: requests that wait for another attempt go back into their queues."""
         if self.prefork:
-            self.relay.send_all({"kind": "drain"})
+            self.child_commands.send_all({"kind": "drain"})
         else:
             self._inference.runtime.drain()
 
@@ -203,11 +211,11 @@ class WorkerMain:
             return {"error": f"no deployment {deployment!r} here"}, 0
         if seconds is not None and not 0 < seconds < float("inf"):
             return {"error": "the duration must be a positive number of seconds"}, 0
-        self._orders += 1
+        self._command_number += 1
         told = 1
         if self.prefork:
-            order = {"kind": "force_circuit", "deployment": deployment, "seconds": seconds}
-            told = self.relay.send_all({**order, "number": self._orders})
+            command = {"kind": "force_circuit", "deployment": deployment, "seconds": seconds}
+            told = self.child_commands.send_all({**command, "number": self._command_number})
         else:
             self._inference.runtime.force_circuit(deployment, seconds)
         if seconds is None and self.gate is not None:
@@ -221,7 +229,7 @@ class WorkerMain:
             "pid": os.getpid(),
             "metrics": {
                 name: {key: value for key, value in vars(metrics).items() if key != "queued"}
-                for name, metrics in self.board.metrics().items()
+                for name, metrics in self.counters.metrics().items()
             },
             "gates": self.gate.status() if self.gate is not None else {},
             "engines": self._circuits() if self.prefork else self._inference.runtime.status(),
@@ -232,7 +240,7 @@ class WorkerMain:
         """As the pool's processes show them."""
         now = time.time()
         return {
-            name: {"circuit": self.board.circuit(name, now)} for name in self._inference.config.deployments
+            name: {"circuit": self.counters.circuit(name, now)} for name in self._inference.config.deployments
         }
 
     def watch_circuits(self) -> None:
@@ -246,51 +254,50 @@ class WorkerMain:
         if not self.gate.any_closed:
             return
         now = time.time()
-        for deployment, gate in self.gate.status().items():
-            known = deployment in self._inference.config.deployments
+        for deployment, reason in self.gate.reasons().items():
             if (
-                known
-                and gate["reason"].startswith("CircuitOpen")
-                and self.board.circuit(deployment, now) == "closed"
+                reason.kind is GateKind.CIRCUIT
+                and deployment in self._inference.config.deployments
+                and self.counters.circuit(deployment, now) == "closed"
             ):
                 self.gate.resume(inference_queue(deployment))
 
-    def _answer_when_obeyed(self, order: Order, done: dict[str, Any], told: int) -> None:
+    def _answer_when_obeyed(self, command: Command, done: dict[str, Any], told: int) -> None:
         def answer(obeyed: int) -> None:
             missing = {"missing": told - obeyed} if obeyed < told else {}
-            self._answer(order, {**done, "processes": obeyed, **missing})
+            self._answer(command, {**done, "processes": obeyed, **missing})
 
         if "ok" in done:
-            self._when_obeyed(self._orders, told, time.monotonic() + OBEY_TIMEOUT, answer)
+            self._when_obeyed(self._command_number, told, time.monotonic() + OBEY_TIMEOUT, answer)
         else:
-            self._answer(order, done)
+            self._answer(command, done)
 
-    def _answer_status(self, order: Order) -> None:
+    def _answer_status(self, command: Command) -> None:
         """Limits and members are what each of the pool's processes knows; they are asked first."""
         if not self.prefork:
-            self._answer(order, self.status())
+            self._answer(command, self.status())
             return
-        self._orders += 1
-        number = self._orders
-        told = self.relay.send_all({"kind": "status", "number": number})
+        self._command_number += 1
+        number = self._command_number
+        told = self.child_commands.send_all({"kind": "status", "number": number})
 
         def answer(obeyed: int) -> None:
-            self._answer(order, {**self.status(), "processes": self.relay.reports(number)})
+            self._answer(command, {**self.status(), "processes": self.child_commands.reports(number)})
 
         self._when_obeyed(number, told, time.monotonic() + OBEY_TIMEOUT, answer)
 
     def _when_obeyed(self, number: int, told: int, until: float, then: Callable[[int], None]) -> None:
-        """The pool's processes are told by datagram, and show on the board that they have done it."""
-        obeyed = min(self.board.obeyed(number), told) if self.prefork else told
+        """The pool's processes are told by datagram, and show by the shared counters that they have done it."""
+        obeyed = min(self.counters.obeyed(number), told) if self.prefork else told
         if obeyed < told and time.monotonic() < until:
             self.consumer.timer.call_after(_OBEY_LOOK, self._when_obeyed, (number, told, until, then))
         else:
             then(obeyed)
 
-    def _answer(self, order: Order, value: dict[str, Any]) -> None:
-        if order.reply_to:
-            answer = Answer(order.token, self.hostname, value).encode()
-            self._publish([(reply_queue(order.reply_to), answer, {})])
+    def _answer(self, command: Command, value: dict[str, Any]) -> None:
+        if command.reply_to:
+            answer = Answer(command.token, self.hostname, value).encode()
+            self._publish([(reply_queue(command.reply_to), answer, {})])
 
     # -- messages that cannot be read
 
@@ -346,7 +353,7 @@ class WorkerMain:
 
     def close(self) -> None:
         """The worker ends."""
-        self.relay.close()
+        self.child_commands.close()
 
     def __repr__(self) -> str:
         return f"WorkerMain({self.hostname}, {self.gate!r}, {len(self.cancelled)} cancelled)"

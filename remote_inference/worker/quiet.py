@@ -7,21 +7,21 @@ from __future__ import annotations
 
 import logging
 
-from .orders import HandBack
+from .outcomes import Requeue
 
-__all__ = ["quiet_hand_backs"]
+__all__ = ["quiet_requeues"]
 
 _LOGGER = "celery.app.trace"
 
 
-class _NoHandBacks(logging.Filter):
+class _NoRequeues(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.exc_info and isinstance(record.exc_info[1], HandBack))
+        return not (record.exc_info and isinstance(record.exc_info[1], Requeue))
 
 
-_filter = _NoHandBacks()
+_filter = _NoRequeues()
 
 
-def quiet_hand_backs() -> None:
+def quiet_requeues() -> None:
     """Begin (before the pool forks; once a process is enough)."""
     logging.getLogger(_LOGGER).addFilter(_filter)

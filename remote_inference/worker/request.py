@@ -8,7 +8,7 @@ from typing import Any
 from celery.worker.request import Request
 from celery.worker.state import task_ready
 
-from .orders import HandBack, RequestCancelled
+from .outcomes import RequestCancelled, Requeue
 from .runtime import CONNECTION, EVENTS
 
 __all__ = ["InferenceTaskRequest"]
@@ -22,7 +22,7 @@ class InferenceTaskRequest(Request):
     def __init__(self, message: Any, *args: Any, **kwargs: Any) -> None:
         super().__init__(message, *args, **kwargs)
         main = self.inference_main
-        self.request_dict[CONNECTION] = main.board.connection
+        self.request_dict[CONNECTION] = main.counters.connection
         self.request_dict[EVENTS] = bool(self.eventer and self.eventer.enabled)
 
     @property
@@ -53,7 +53,7 @@ class InferenceTaskRequest(Request):
 
     def on_failure(self, exc_info: Any, send_failed_event: bool = True, return_ok: bool = False) -> Any:
         exc = getattr(exc_info.exception, "exc", exc_info.exception)
-        if isinstance(exc, HandBack):
+        if isinstance(exc, Requeue):
             task_ready(self)
             self.acknowledged = True
             self.inference_main.gate.hand_back(self.message, self.id, exc.reason, exc.until)

@@ -14,8 +14,7 @@ from ..config import CapacityPolicy, Deployment, InferenceConfig
 from ..credentials import provider_for
 from ..engine import (
     CELLS,
-    CREDENTIAL_UNAVAILABLE,
-    SHUTDOWN,
+    CallGuard,
     EnginePart,
     Job,
     MetricsRecorder,
@@ -26,7 +25,6 @@ from ..engine import (
 from ..errors import (
     Cancelled,
     CircuitOpen,
-    DeadlineExceeded,
     InferenceError,
     InvalidRequest,
     LimitReached,
@@ -42,16 +40,17 @@ from ..messaging.streams import ChunkStream, publish_outcome
 from ..messaging.wire import Envelope, Outcome, dumps, reply_to_of
 from ..policy.routing import next_deployment
 from ..providers import provider_named
+from ..reasons import GateKind, GateReason, LimitReason
 from ..transport.session import RemoteSession, http_client_for
 from ..types import Completion, InferenceRequest, Priority
-from .board import Board
 from .circuits import Circuits
-from .fence import FencedSession
-from .generations import Generations
 from .jobs import Jobs
 from .membership import Membership
-from .orders import HandBack, RequestCancelled
-from .suspicion import MAX_DEATHS, Suspicion
+from .missed_rebuilds import MissedRebuilds
+from .outcomes import RequestCancelled, Requeue
+from .poison_guard import PoisonGuard
+from .rebuild_epoch import EpochSession
+from .shared_counters import SharedCounters
 
 __all__ = ["CONNECTION", "EVENTS", "RuntimeParts", "WorkerRuntime"]
 
@@ -69,6 +68,10 @@ longer than its ``consumer_timeout``, 30 minutes unless it is configured otherwi
 
 OUTCOME_TIMEOUT = 60.0
 """Seconds for which the end of a request is told again and again, when the broker does not confirm it."""
+
+
+OUTCOME_NOT_TAKEN = GateReason(GateKind.BROKER, "outcome_not_taken")
+DEAD_LETTER_NOT_TAKEN = GateReason(GateKind.BROKER, "dead_letter_not_taken")
 
 
 class RuntimeParts(Protocol):
@@ -91,8 +94,8 @@ class WorkerRuntime:
 
     Args:
         parts: configuration, clock, hooks, publisher.
-        board: shared with the worker's other processes; None outside a worker.
-        stripe: which of the board's counts are this process's.
+        counters: shared with the worker's other processes; None outside a worker.
+        stripe: which of the counts are this process's.
         slots: how many requests this process runs at most (for its connection pools).
         member: this process among the others of the cluster; left out: it is by itself.
     """
@@ -100,7 +103,7 @@ class WorkerRuntime:
     def __init__(
         self,
         parts: RuntimeParts,
-        board: Board | None = None,
+        counters: SharedCounters | None = None,
         stripe: int = 0,
         slots: int = 32,
         member: Membership | None = None,
@@ -108,19 +111,19 @@ class WorkerRuntime:
         self.pid = os.getpid()
         self._parts = parts
         self._clock = parts.clock
-        self._board = board
+        self._counters = counters
         self._stripe = stripe
         self._slots = slots
         self._member = member or Membership(parts, slots=slots)
         replica = self._member.shared
-        self._generations = (
-            None if replica is None else Generations(replica, parts.clock, parts.config.deployments)
+        self._missed_rebuilds = (
+            None if replica is None else MissedRebuilds(replica, parts.clock, parts.config.deployments)
         )
         self._circuits = Circuits(parts, replica=replica, rng=random.Random(), show=self._show_circuit)
         self._engines: dict[str, RemoteEngine] = {}
-        self._fences: dict[str, int] = {}
+        self._rebuild_epochs: dict[str, int] = {}
         self._rng = random.Random()
-        self._suspicion = Suspicion(parts)
+        self._poison_guard = PoisonGuard(parts)
         self.jobs = Jobs(parts.clock)
 
     def join(self, deployments: Sequence[str]) -> None:
@@ -140,7 +143,7 @@ class WorkerRuntime:
 
         Raises:
             InferenceError: what became of it; its caller was told.
-            HandBack: the deployment cannot send now; the message is to wait in the queue.
+            Requeue: the deployment cannot send now; the message is to wait in the queue.
             RequestCancelled: it was cancelled; its caller was told.
         """
         context = task.request
@@ -152,36 +155,36 @@ class WorkerRuntime:
         try:
             envelope = Envelope.from_headers({HEADER: context.get(HEADER)} if context.get(HEADER) else None)
             request = self._decoded(args, kwargs)
-        except (UndecodableMessage, InvalidRequest) as error:
-            if isinstance(error, UndecodableMessage):
-                error.request_id = request_id
-                error.__post_init__()
+        except (UndecodableMessage, InvalidRequest) as exc:
+            error: InferenceError = exc
+            if isinstance(exc, UndecodableMessage):
+                error = UndecodableMessage(exc.reason, request_id)
             self._set_aside(context, args, kwargs, str(error))
             self._tell(envelope, Outcome(request_id, "", error=error))
-            raise
-        generation = int(context.get(CONNECTION) or 0)
-        with self._suspicion.of(
-            request_id, redelivered=redelivered, lost=lambda: self._lost(generation)
-        ) as deaths:
-            if deaths >= MAX_DEATHS:
-                logger.error("%s: set aside after %d workers died under it", request_id, deaths)
-                poison = WorkerLost("poison", request.deployment, request_id, deaths=deaths)
+            raise error from None
+        token = CancelToken()
+        with self._poison_guard.delivery(
+            request_id, redelivered=redelivered, token=token, draining=lambda: self.jobs.draining
+        ) as guard:
+            try:
+                return self._deliver(task, envelope, request, token, guard)
+            except WorkerLost as poison:
+                logger.error("%s: set aside after %d workers died under it", request_id, poison.deaths)
                 self._set_aside(context, args, kwargs, str(poison))
                 self._tell(envelope, Outcome(request_id, "", error=poison))
-                raise poison
-            return self._deliver(task, envelope, request_id, request)
+                raise
 
     def _lost(self, generation: int) -> bool:
         """Whether what that connection delivered can no longer be acknowledged."""
-        return self._board is not None and generation < self._board.connection
+        return self._counters is not None and generation < self._counters.connection
 
     def _deliver(
-        self, task: Any, envelope: Envelope, request_id: str, request: InferenceRequest
+        self, task: Any, envelope: Envelope, request: InferenceRequest, token: CancelToken, guard: CallGuard
     ) -> Completion:
-        """Run it, stream it to its caller, and tell its end."""
+        """Run it, stream it to its caller, and tell its end (but not that it is poison)."""
         context = task.request
+        request_id = str(context.id)
         connection = int(context.get(CONNECTION) or 0)
-        token = CancelToken()
         stream: ChunkStream | None = None
         sink: Sink = NullSink()
         if envelope.reply_to:
@@ -200,17 +203,21 @@ class WorkerRuntime:
                 token=token,
                 on_retry=_retry_event(task) if context.get(EVENTS) else None,
                 draining=lambda: self.jobs.draining,
+                guard=guard,
             )
             error: InferenceError | None = None
             completion: Completion | None = None
             try:
                 completion = self._execute(request, job, sink)
             except (LimitReached, CircuitOpen) as not_now:
-                if not_now.code == SHUTDOWN:  # the gate stays shut here for as long as this process lives
-                    raise HandBack(SHUTDOWN, now + MAX_RUN) from None
-                raise HandBack(f"{type(not_now).__name__}: {not_now.code}", not_now.retry_at) from None
+                reason = GateReason.of(not_now)
+                # at a shutdown the gate stays shut here for as long as this process lives
+                until = now + MAX_RUN if reason.kind is GateKind.SHUTDOWN else not_now.retry_at
+                raise Requeue(reason, until) from None
             except _Final as final:
                 error = final.error
+            except WorkerLost:
+                raise
             except InferenceError as exc:
                 error = exc
             except Exception:  # a fault of ours: Celery shows it, and the caller must not wait for ever
@@ -242,12 +249,10 @@ class WorkerRuntime:
         deployment = asked
         while True:
             engine = self.engine(deployment.name)
-            self._heed_fence(engine)
+            self._heed_rebuild(engine)
             try:
                 return engine.execute(request, job, sink)
             except RequestError as error:
-                if isinstance(error, (Cancelled, DeadlineExceeded)) or error.code == SHUTDOWN:
-                    raise
                 other = next_deployment(asked, error, self._parts.config, tried=tried)
                 if other is not None:
                     logger.info("%s: %s; goes to %s", job.request_id, type(error).__name__, other)
@@ -269,7 +274,7 @@ class WorkerRuntime:
             except _Final as final:
                 raise final.error from None
             except (LimitReached, CircuitOpen) as error:
-                if error.code == CREDENTIAL_UNAVAILABLE:
+                if error.code == LimitReason.CREDENTIAL_UNAVAILABLE:
                     raise  # nobody would ever mend it while we sleep here
                 self._clock.sleep(max(0.01, error.retry_at - self._clock.time()))
 
@@ -313,7 +318,7 @@ class WorkerRuntime:
             )
             if not keep_on():
                 raise RequestCancelled("connection_lost", quiet=True)
-            raise HandBack("the broker does not take the outcome", self._clock.time() + 5.0)
+            raise Requeue(OUTCOME_NOT_TAKEN, self._clock.time() + 5.0)
 
     def _set_aside(self, context: Any, args: Sequence[Any], kwargs: Mapping[str, Any], reason: str) -> None:
         """Keep the message in the dead-letter queue, before it is acknowledged."""
@@ -335,7 +340,7 @@ class WorkerRuntime:
         self._parts.publisher.publish(delivery)
         if not delivery.wait(OUTCOME_TIMEOUT) or delivery.state is not DeliveryState.CONFIRMED:
             self._parts.publisher.withdraw(delivery)
-            raise HandBack("the dead-letter queue did not take it", self._clock.time() + 5.0)
+            raise Requeue(DEAD_LETTER_NOT_TAKEN, self._clock.time() + 5.0)
 
     # -- engines
 
@@ -359,12 +364,12 @@ class WorkerRuntime:
             clock=parts.clock,
             hooks=parts.hooks,
         )
-        cells: Any = self._board.counts(deployment.name, self._stripe) if self._board else [0] * CELLS
+        cells: Any = self._counters.counts(deployment.name, self._stripe) if self._counters else [0] * CELLS
         return RemoteEngine(
             EnginePart(
                 deployment=deployment,
                 provider=provider,
-                session=FencedSession(session, lambda: self._fence(deployment.name)),
+                session=EpochSession(session, lambda: self._rebuild_epoch(deployment.name)),
                 limiter=self._member.limiter,
                 estimates=self._member.estimates,
                 breaker=self._circuits.breaker(deployment),
@@ -375,41 +380,43 @@ class WorkerRuntime:
             )
         )
 
-    # -- orders
+    # -- commands
 
-    def on_relayed(self, order: Mapping[str, Any], report: Callable[[int, dict[str, Any]], None]) -> None:
-        """An order of the worker's main process (in a prefork child); ``report`` brings the answer to one that asks."""
-        if order.get("kind") == "cancel":
-            self.jobs.cancel(str(order["id"]), str(order["reason"]))
-        elif order.get("kind") == "connection_lost":
-            self.connection_lost(int(order["connection"]))
-        elif order.get("kind") == "drain":
+    def on_child_command(
+        self, command: Mapping[str, Any], report: Callable[[int, dict[str, Any]], None]
+    ) -> None:
+        """A command of the worker's main process, in a prefork child; ``report`` brings the answer to one that asks."""
+        if command.get("kind") == "cancel":
+            self.jobs.cancel(str(command["id"]), str(command["reason"]))
+        elif command.get("kind") == "connection_lost":
+            self.connection_lost(int(command["connection"]))
+        elif command.get("kind") == "drain":
             self.drain()
-        elif order.get("kind") == "force_circuit":
-            self.force_circuit(str(order["deployment"]), order["seconds"])
-            self._obey(order)
-        elif order.get("kind") == "status":
-            report(int(order["number"]), self.cluster_status())
-            self._obey(order)
-        elif order.get("kind") == "rebuild":
-            self.rebuild_ordered(str(order["deployment"]), str(order["token"]))
+        elif command.get("kind") == "force_circuit":
+            self.force_circuit(str(command["deployment"]), command["seconds"])
+            self._obey(command)
+        elif command.get("kind") == "status":
+            report(int(command["number"]), self.cluster_status())
+            self._obey(command)
+        elif command.get("kind") == "rebuild":
+            self.rebuild_commanded(str(command["deployment"]), str(command["token"]))
 
-    def _obey(self, order: Mapping[str, Any]) -> None:
-        if self._board is not None:
-            self._board.obey(self._stripe, int(order["number"]))
+    def _obey(self, command: Mapping[str, Any]) -> None:
+        if self._counters is not None:
+            self._counters.obey(self._stripe, int(command["number"]))
 
     def drain(self) -> None:
         """The worker is shutting down: requests that wait for another attempt go back into their queues."""
-        self.jobs.drain(SHUTDOWN)
+        self.jobs.drain(LimitReason.SHUTDOWN)
 
     def force_circuit(self, deployment: str, seconds: float | None) -> None:
         """Open the circuit of the deployment's endpoint for so many seconds, or close it (None)."""
         self._circuits.force(self._deployment(deployment), seconds)
 
-    def rebuild_ordered(self, deployment: str, token: str) -> None:
-        """The bus has brought an order for which the worker's fence was raised: those that missed it are to know."""
-        if self._generations is not None:
-            self._generations.ordered(deployment, token)
+    def rebuild_commanded(self, deployment: str, token: str) -> None:
+        """The bus has brought a command, and the rebuild epoch was advanced: those that missed it are to know."""
+        if self._missed_rebuilds is not None:
+            self._missed_rebuilds.on_bus(deployment, token)
 
     def connection_lost(self, generation: int) -> int:
         """The worker's connection was lost: cancel what cannot be acknowledged any more; how many that were.
@@ -420,26 +427,26 @@ class WorkerRuntime:
         self._parts.publisher.renew()
         return cancelled
 
-    def _heed_fence(self, engine: RemoteEngine) -> None:
+    def _heed_rebuild(self, engine: RemoteEngine) -> None:
         """The operator asked for a new session: what the provider said of the old credential counts no more.
 
         Looked up before each request, because no message is sure to reach a prefork child before its next one does.
         """
         name = engine.deployment.name
-        fence = self._fence(name)
-        if self._fences.get(name, 0) != fence:
+        epoch = self._rebuild_epoch(name)
+        if self._rebuild_epochs.get(name, 0) != epoch:
             engine.open_gate()
-            self._fences[name] = fence
+            self._rebuild_epochs[name] = epoch
 
-    def _fence(self, deployment: str) -> int:
+    def _rebuild_epoch(self, deployment: str) -> int:
         """Another number than before: a new session was asked for, over the bus or in what the replicas tell."""
-        ordered = self._board.fence(deployment) if self._board is not None else 0
-        missed = self._generations.fence(deployment) if self._generations is not None else 0
-        return ordered + missed
+        asked = self._counters.rebuild_epoch(deployment) if self._counters is not None else 0
+        missed = self._missed_rebuilds.rebuild_epoch(deployment) if self._missed_rebuilds is not None else 0
+        return asked + missed
 
     def _show_circuit(self, deployment: str, until: float) -> None:
-        if self._board is not None:
-            self._board.show_circuit(deployment, self._stripe, until)
+        if self._counters is not None:
+            self._counters.show_circuit(deployment, self._stripe, until)
 
     def status(self) -> dict[str, Any]:
         """What this process knows of its deployments."""

@@ -24,13 +24,13 @@ from celery.signals import (
 from celery.worker.consumer.connection import Connection
 from celery.worker.consumer.tasks import Tasks
 
+from ..messaging.commands import bus_queue, cancelled_ids
 from ..messaging.names import CONTROL_QUEUE, INFER_TASK, deployment_of, is_inference_queue
-from ..messaging.orders import bus_queue, cancelled_ids
 from ..messaging.queues import declare_common, declare_inference_queue
 from .control import install_commands
 from .logs import redact_pool_log
 from .main import WorkerMain, is_ours
-from .quiet import quiet_hand_backs
+from .quiet import quiet_requeues
 
 __all__ = ["BusStep", "ProcessStep", "QueueStep"]
 
@@ -56,7 +56,7 @@ class ProcessStep(bootsteps.StartStopStep):
         self.inference.worker_main = self.main
         install_commands()
         redact_pool_log()
-        quiet_hand_backs()
+        quiet_requeues()
         if not isinstance(worker.app.backend, DisabledBackend):  # which fails when it is asked for a state
             worker.app.conf.worker_deduplicate_successful_tasks = True
         # what ran when the connection was lost is cancelled, so that its slots are free for the next one
@@ -64,12 +64,16 @@ class ProcessStep(bootsteps.StartStopStep):
         inference, main = self.inference, self.main
 
         def in_child(**_: Any) -> None:
-            if main.board.main_pid != os.getpid():
+            if main.counters.main_pid != os.getpid():
                 stripe = _child_index()
-                main.board.clear_in_flight(stripe)
-                inference.become_child(main.board, stripe)
-                inference.runtime.jobs  # noqa: B018  # joins the others, and has heard them before its first request
-                main.relay.listen(lambda order: inference.runtime.on_relayed(order, main.relay.report))
+                main.counters.clear_in_flight(stripe)
+                inference.become_child(main.counters, stripe)
+                runtime = (
+                    inference.make_runtime()
+                )  # joins the others, and has heard them before its first request
+                main.child_commands.listen(
+                    lambda command: runtime.on_child_command(command, main.child_commands.report)
+                )
                 worker_process_shutdown.connect(leaves, weak=False)
 
         def leaves(**_: Any) -> None:
@@ -235,7 +239,7 @@ class QueueStep(bootsteps.StartStopStep):
 
 
 class BusStep(bootsteps.StartStopStep):
-    """Listens for orders, on the consumer's own connection; knows what was cancelled before the first request."""
+    """Listens for commands, on the consumer's own connection; knows what was cancelled before the first request."""
 
     requires = (Tasks, QueueStep)  # which declares the bus; what no step asks for, Celery orders at random
 
@@ -246,7 +250,7 @@ class BusStep(bootsteps.StartStopStep):
 
     def start(self, consumer: Any) -> None:
         """Begin to listen, then read what was cancelled before."""
-        self.main.board.next_connection()
+        self.main.counters.next_connection()
         self.main.gate.reconnected()
         self.main.watch_circuits()
         if not self.main.prefork:

@@ -9,11 +9,14 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from amqp.exceptions import NotFound
+from kombu import Connection
 from local_nodes import ACCEPTANCE, REPOSITORY, WorkerNode
 from local_process import LocalProcess, wait_until
 from shop_nodes import DEPLOYMENT, LIMIT, Shop, begin, messages_in, settled, text_of
 
-from remote_inference import InferenceHandle, StreamRestarted, WorkerLost
+from remote_inference import Inference, InferenceHandle, StreamRestarted, WorkerLost
+from remote_inference.messaging.names import marks_queue
 from remote_inference.testing.behaviours import Reply, rate_limited
 from remote_inference.testing.faults import Stall
 
@@ -97,15 +100,15 @@ def test_a_request_that_kills_its_worker_every_time_is_set_aside_and_the_others_
 
     with pytest.raises(WorkerLost) as lost:
         poison.result()
-    assert lost.value.deaths == 3
+    assert lost.value.deaths == 4
     assert lost.value.request_id == poison.request_id
-    assert deaths == (0 if pool == "prefork" else 3)
+    assert deaths == (0 if pool == "prefork" else 5)  # the first is not counted: it left no mark
     assert [other.text for other in others] == [TEXT] * 5
     assert shop.provider.count == 5
     [(headers, body)] = messages_in(shop.broker_url, "inference.dead-letter")
     assert body[1]["messages"][0]["content"] == "the killer"
     assert headers["id"] == poison.request_id
-    assert "3" in headers["inference_reason"]
+    assert "4" in headers["inference_reason"]
     assert "killer" not in headers["inference_reason"]
     settled(caller, completed=5, queued=0)
 
@@ -121,12 +124,56 @@ def test_requests_that_always_died_beside_the_killer_are_not_set_aside_with_it(s
 
     deaths = supervised(node, [poison, *innocent])
 
-    assert deaths == 3
+    assert deaths == 5
     with pytest.raises(WorkerLost):
         poison.result()
     assert [handle.text for handle in innocent] == [TEXT] * 3
     [(headers, _)] = messages_in(shop.broker_url, "inference.dead-letter")
     assert headers["id"] == poison.request_id
+
+
+@pytest.mark.parametrize("pool", ["threads", "prefork"])
+def test_requests_that_had_not_begun_when_their_workers_were_killed_are_not_set_aside(shop: Shop, pool: str):
+    asked, release = shop.directory / "asked", shop.directory / "release"
+    script = f"echo >> {asked}; until [ -e {release} ] || ! kill -0 $PPID; do sleep 0.05; done; echo sk-late"
+    shop.options["api_key"] = {
+        "from_command": ["sh", "-c", script],
+        "timeout": 60,
+    }  # a vault that does not answer
+    caller = shop.caller()
+    handles = [caller.submit(DEPLOYMENT, f"number {number}") for number in range(6)]
+    [node] = shop.workers(1, slots=4, pool=pool, wait=False)
+    for kills in range(1, 6):
+        wait_until(lambda: waiting_for(caller) == 2, "four requests to be delivered", LIMIT)
+        wait_until(
+            lambda so_far=kills: asked.exists() and len(asked.read_text()) >= so_far, "the vault", LIMIT
+        )
+        node.kill()
+        node.wait_for_exit()
+        node.container.process.start()
+    release.touch()
+
+    assert [handle.result(LIMIT).text for handle in handles] == [TEXT] * 6
+    assert shop.provider.count == 6
+    assert messages_in(shop.broker_url, "inference.dead-letter") == []
+    settled(caller, completed=6, queued=0)
+    wait_until(
+        lambda: all(marks_of(shop, handle) is None for handle in handles), "no marks to be left", LIMIT
+    )
+
+
+def waiting_for(caller: Inference) -> int:
+    """How many requests are in the queue and with no worker."""
+    return caller.submitter.sender.waiting(caller.config.deployments[DEPLOYMENT], 5.0).waiting
+
+
+def marks_of(shop: Shop, handle: InferenceHandle) -> int | None:
+    """How many marks of calls that did not end the broker has; None: it has no queue of them."""
+    with Connection(shop.broker_url) as connection:
+        try:
+            return int(connection.channel().queue_declare(marks_queue(handle.request_id), passive=True)[1])
+        except NotFound:
+            return None
 
 
 def test_what_was_put_back_or_met_a_restart_is_not_taken_for_deadly(shop: Shop):
@@ -196,8 +243,6 @@ def test_with_a_result_backend_a_finished_request_is_not_run_again(shop: Shop, r
     settled(caller, queued=0)
     node.kill("SIGTERM")
     assert node.wait_for_exit() == 0
-    assert (
-        caller.submitter.sender.waiting(caller.config.deployments[DEPLOYMENT], 5.0).waiting == 0
-    )  # acknowledged
+    assert waiting_for(caller) == 0  # acknowledged
     assert shop.provider.count == 1
     assert result.get(timeout=LIMIT)["text"] == TEXT

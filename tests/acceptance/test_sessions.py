@@ -222,7 +222,7 @@ def test_refused_keys_shut_the_gate_and_a_rebuild_opens_it(
         for handle in handles[:3]:
             with pytest.raises(Unauthorized):
                 handle.result(LIMIT)
-        node.wait_for_log("event GateClosed(deployment='a', reason='credential_refused'")
+        node.wait_for_log("detail='credential_refused'")
         wait_until(
             lambda: any(w["gates"] for w in market.inference.workers(timeout=0.2).values()), "the gate", LIMIT
         )

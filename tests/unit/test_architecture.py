@@ -18,7 +18,7 @@ ROOT = Path(__file__).parents[2] / PACKAGE
 
 # From the ground up; a room imports only from itself and from those below.
 ROOMS: tuple[frozenset[str], ...] = (
-    frozenset({"cancel", "clock", "errors", "events", "types", "value"}),
+    frozenset({"cancel", "clock", "errors", "events", "reasons", "types", "value"}),
     frozenset({"config", "credentials"}),
     frozenset({"cluster", "policy"}),
     frozenset({"transport"}),

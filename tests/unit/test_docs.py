@@ -34,7 +34,8 @@ from remote_inference.credentials import CredentialRef
 from remote_inference.errors import InferenceError
 from remote_inference.events import Event
 from remote_inference.messaging import names
-from remote_inference.messaging.wire import Order, decode_replies
+from remote_inference.messaging.delivery_marks import Mark
+from remote_inference.messaging.wire import Command, decode_replies
 from remote_inference.providers.registry import PROVIDERS, provider_named
 from remote_inference.testing.clock import VirtualClock
 from remote_inference.types import InferenceRequest
@@ -230,7 +231,7 @@ def test_every_json_example_is_json(block: docs_pages.Block) -> None:
 
 
 def test_the_examples_of_the_wire_are_what_is_on_the_wire() -> None:
-    read = {"request": 0, "order": 0, "reply": 0, "gossip": 0, "ledger": 0}
+    read = {"request": 0, "order": 0, "reply": 0, "gossip": 0, "ledger": 0, "mark": 0}
     for block in docs_pages.blocks(DOCS / "wire.md"):
         if block.language != "json":
             continue
@@ -239,7 +240,7 @@ def test_the_examples_of_the_wire_are_what_is_on_the_wire() -> None:
             assert InferenceRequest.parse(**example).to_wire() == example
             read["request"] += 1
         elif "kind" in example:
-            assert json.loads(Order.decode(block.code).encode()) == example
+            assert json.loads(Command.decode(block.code).encode()) == example
             read["order"] += 1
         elif "k" in example:
             head, entries, _ = decode(encode({k: v for k, v in example.items() if k != "e"}, example["e"]))
@@ -253,12 +254,15 @@ def test_the_examples_of_the_wire_are_what_is_on_the_wire() -> None:
             ledger = Ledger.decode(digest_of(block.code.encode()) + block.code.encode())
             assert json.loads(ledger.encode()[16:]) == example
             read["ledger"] += 1
+        elif "run" in example:
+            assert json.loads(Mark.decode(block.code).encode()) == example
+            read["mark"] += 1
         else:
             replies = [json.loads(reply.encode()) for reply in decode_replies(block.code)]
             assert replies == (example if isinstance(example, list) else [example])
             read["reply"] += 1
 
-    assert read == {"request": 1, "order": 1, "reply": 3, "gossip": 1, "ledger": 1}
+    assert read == {"request": 1, "order": 1, "reply": 3, "gossip": 1, "ledger": 1, "mark": 1}
 
 
 def test_every_name_in_the_broker_is_on_the_page_of_the_wire() -> None:
@@ -268,7 +272,7 @@ def test_every_name_in_the_broker_is_on_the_page_of_the_wire() -> None:
         names.inference_queue("<deployment>"),
         names.reply_queue("<client>"),
         names.chunk_queue("<client>"),
-        names.suspect_queue("<request id>"),
+        names.marks_queue("<request id>"),
     }
 
     assert [name for name in sorted(fixed | made) if f"`{name}`" not in text] == []

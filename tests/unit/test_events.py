@@ -23,7 +23,7 @@ def test_every_event_is_public_and_documented(cls):
 @pytest.mark.parametrize("cls", EVENTS)
 def test_every_event_is_a_frozen_dataclass_of_plain_values(cls):
     assert is_dataclass(cls)
-    assert {str(f.type) for f in fields(cls)} <= {"str", "int", "float", "bool", "float | None"}
+    assert {str(f.type) for f in fields(cls)} <= {"str", "int", "float", "bool", "float | None", "GateReason"}
     event = object.__new__(cls)
     with pytest.raises(FrozenInstanceError):
         event.deployment = "other"

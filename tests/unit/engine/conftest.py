@@ -12,7 +12,7 @@ import pytest
 from remote_inference.cancel import CancelToken
 from remote_inference.cluster import GossipRateLimiter
 from remote_inference.config import Deployment
-from remote_inference.engine import EnginePart, Job, MetricsRecorder, RemoteEngine
+from remote_inference.engine import CallGuard, EnginePart, Job, MetricsRecorder, RemoteEngine, Unguarded
 from remote_inference.errors import RebuildFailed
 from remote_inference.events import Event, Hooks
 from remote_inference.policy.breaker import CircuitBreaker
@@ -144,6 +144,7 @@ class Rig:
         self.token = CancelToken()
         self.retries: list[str] = []
         self.draining = False
+        self.guard: CallGuard = Unguarded()
 
     def run(
         self, *scripts: tuple[Any, ...], prompt: str = "hi", deadline: float | None = None, **options: Any
@@ -157,6 +158,7 @@ class Rig:
             submitted=self.clock.time() - 2,
             on_retry=lambda error: self.retries.append(type(error).__name__),
             draining=lambda: self.draining,
+            guard=self.guard,
         )
         return self.engine.execute(InferenceRequest.parse("gpt", prompt, **options), job, self.sink)
 

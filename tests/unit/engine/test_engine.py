@@ -34,6 +34,7 @@ from remote_inference.errors import (
 )
 from remote_inference.events import AttemptFailed, GateClosed, GateOpened, RequestFinished, RetryScheduled
 from remote_inference.policy.quota import Quota, QuotaReport
+from remote_inference.reasons import GateKind, GateReason
 from remote_inference.testing.clock import VirtualClock
 from remote_inference.types import FinishReason, InferenceRequest, Priority, TokenChunk, TokenUsage
 
@@ -313,7 +314,10 @@ class TestUnauthorized:
     def test_three_in_a_row_shut_the_gate(self, rig):
         now = self.shut(rig)
         [closed] = [event for event in rig.events if isinstance(event, GateClosed)]
-        assert (closed.reason, closed.until) == ("credential_refused", now + 30)
+        assert (closed.reason, closed.until) == (
+            GateReason(GateKind.CREDENTIAL, "credential_refused"),
+            now + 30,
+        )
         error = rig.failing()
         assert isinstance(error, LimitReached)
         assert (error.code, error.retry_at) == ("credential_refused", now + 30)

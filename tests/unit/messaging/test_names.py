@@ -23,7 +23,7 @@ OURS = [
     chunk_queue(CLIENT),
     names.probe_queue(CLIENT, 0),
     names.ledger_queue(CLIENT),
-    names.suspect_queue("01234567-89ab-cdef-0123-456789abcdef"),
+    names.marks_queue("01234567-89ab-cdef-0123-456789abcdef"),
 ]
 
 
@@ -52,7 +52,7 @@ def test_queues_of_others_are_none(queue):
             "bus",
             "gossip",
             "reply",
-            "suspect",
+            "marks",
             "probe",
             "ledger",
             "dead-letter",

@@ -18,8 +18,8 @@ from remote_inference.messaging.wire import (
     Answer,
     Chunk,
     ClientIdentity,
+    Command,
     Envelope,
-    Order,
     Outcome,
     client_of,
     decode_replies,
@@ -208,7 +208,7 @@ class TestReplies:
 
 
 orders = st.builds(
-    Order,
+    Command,
     kind=st.sampled_from(["cancel", "rebuild", "status"]),
     subject=texts,
     reason=texts,
@@ -218,22 +218,22 @@ orders = st.builds(
 class TestOrder:
     @given(orders)
     def test_is_read_as_it_was_written(self, order):
-        assert Order.decode(order.encode()) == order
+        assert Command.decode(order.encode()) == order
 
     def test_one_that_wants_an_answer_says_where(self):
-        order = Order(kind="status", reply_to="client", token="t")
-        assert Order.decode(order.encode()) == order
+        order = Command(kind="status", reply_to="client", token="t")
+        assert Command.decode(order.encode()) == order
 
     def test_a_newer_version_is_refused(self):
-        newer = json.loads(Order(kind="cancel").encode()) | {"v": WIRE_VERSION + 1}
+        newer = json.loads(Command(kind="cancel").encode()) | {"v": WIRE_VERSION + 1}
         with pytest.raises(ValueError, match="version"):
-            Order.decode(json.dumps(newer))
+            Command.decode(json.dumps(newer))
 
     @given(JSON, JSON)
     def test_a_foreign_one_is_refused_in_a_known_way(self, value, other):
         for body in (value, {"v": value}, {"v": 1, "kind": other, "subject": value}):
             try:
-                order = Order.decode(json.dumps(body))
+                order = Command.decode(json.dumps(body))
             except (ValueError, KeyError, TypeError):
                 continue
             assert isinstance(order.subject, str)
@@ -249,5 +249,5 @@ def test_everything_public_is_listed():
 
 
 def test_every_body_is_one_line_of_utf8() -> None:
-    bodies: list[Any] = [Order(kind="cancel", subject="ü"), Outcome("i", "e", notice=True)]
+    bodies: list[Any] = [Command(kind="cancel", subject="ü"), Outcome("i", "e", notice=True)]
     assert all("\n" not in body.encode().decode() for body in bodies)

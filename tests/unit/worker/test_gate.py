@@ -13,11 +13,13 @@ from celery import Celery
 from kombu import Queue
 
 from remote_inference.events import Event, GateClosed, GateOpened, Hooks
+from remote_inference.reasons import GateKind, GateReason
 from remote_inference.types import Priority
 from remote_inference.worker.gate import HURRY, HURRY_LOOK, LONGEST_HOLD, TAGS, Gate
 
 QUEUE = "inference.gpt"
-LIMIT = "LimitReached: requests"
+LIMIT = GateReason.of_limit("requests")
+PAUSE = GateReason.of_limit("paused")
 
 
 class Channel:
@@ -28,15 +30,6 @@ class Channel:
 
     def basic_cancel(self, tag: str, **options: Any) -> None:
         self.done.append(("cancel", tag))
-
-    def queue_declare(self, queue: str, **options: Any) -> None:
-        self.done.append(("declare", queue))
-
-    def prepare_message(self, body: bytes, *rest: Any) -> bytes:
-        return body
-
-    def basic_publish(self, message: bytes, **options: Any) -> None:
-        self.done.append(("publish", options["routing_key"], message))
 
 
 class ConsumerSet:
@@ -168,25 +161,29 @@ def test_an_open_gate_is_open(worker):
 
 
 def test_a_message_handed_back_stops_the_consuming_first_and_then_goes_back(worker):
-    worker.gate.hand_back(worker.message(), "id", "LimitReached: requests", worker.time + 10)
+    worker.gate.hand_back(worker.message(), "id", LIMIT, worker.time + 10)
     worker.turn()
     assert worker.channel.done == [("cancel", f"tag:{QUEUE}"), ("reject", True)]
     assert worker.gate.closed(QUEUE)
     assert worker.gate.any_closed
     assert worker.consumed == {"inference.other", "celery"}
-    assert worker.gate.status() == {"gpt": {"until": 1010.0, "reason": "LimitReached: requests"}}
-    assert worker.events == [GateClosed(deployment="gpt", reason="LimitReached: requests", until=1010.0)]
+    assert worker.gate.status() == {
+        "gpt": {"until": 1010.0, "reason": {"kind": "limit", "detail": "requests"}}
+    }
+    assert worker.gate.reasons() == {"gpt": LIMIT}
+    assert worker.events == [GateClosed(deployment="gpt", reason=LIMIT, until=1010.0)]
 
 
-def test_the_first_delivery_leaves_a_note_that_this_was_no_death(worker):
-    worker.gate.hand_back(worker.message(redelivered=False), "id", "x", worker.time + 10)
+@pytest.mark.parametrize("redelivered", [False, True])
+def test_what_is_put_back_leaves_nothing_else_in_the_broker(worker, redelivered):
+    worker.gate.hand_back(worker.message(redelivered=redelivered), "id", PAUSE, worker.time + 10)
+    worker.gate.bounce(worker.message(redelivered=redelivered), "id")
     worker.turn()
-    assert [done[0] for done in worker.channel.done] == ["cancel", "declare", "publish", "reject"]
-    assert worker.channel.done[2][1:] == ("inference.suspect.id", b"note")
+    assert [done[0] for done in worker.channel.done] == ["cancel", "reject", "reject"]
 
 
 def test_it_opens_at_its_time(worker):
-    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.gate.hand_back(worker.message(), "id", PAUSE, worker.time + 10)
     worker.pass_time(9.9)
     assert worker.gate.closed(QUEUE)
     worker.pass_time(0.2)
@@ -199,7 +196,7 @@ def test_it_opens_at_its_time(worker):
 def test_the_earliest_end_wins_and_the_consuming_is_stopped_once(worker):
     """Of a pool's processes one may have a permit before the others; who has none is handed back once more."""
     for seconds in (20, 5, 10):
-        worker.gate.hand_back(worker.message(), "id", "x", worker.time + seconds)
+        worker.gate.hand_back(worker.message(), "id", PAUSE, worker.time + seconds)
     worker.turn()
     assert [done[0] for done in worker.channel.done] == ["cancel", "reject", "reject", "reject"]
     assert worker.gate.handed_back == 3
@@ -211,8 +208,8 @@ def test_the_earliest_end_wins_and_the_consuming_is_stopped_once(worker):
 
 
 def test_a_shutdown_keeps_it_shut_whoever_else_hands_back(worker):
-    worker.gate.hand_back(worker.message(), "id", "shutdown", worker.time + 1000)
-    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 5)
+    worker.gate.hand_back(worker.message(), "id", GateReason.of_limit("shutdown"), worker.time + 1000)
+    worker.gate.hand_back(worker.message(), "id", PAUSE, worker.time + 5)
     worker.turn()
     worker.pass_time(6.0)
     assert worker.gate.closed(QUEUE)
@@ -220,10 +217,10 @@ def test_a_shutdown_keeps_it_shut_whoever_else_hands_back(worker):
 
 def test_a_prolonging_that_comes_with_the_timer_is_kept():
     worker = Worker(with_hub=True)
-    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.gate.hand_back(worker.message(), "id", PAUSE, worker.time + 10)
     worker.turn()
     worker.time += 10.1
-    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.gate.hand_back(worker.message(), "id", PAUSE, worker.time + 10)
     worker.turn()
     assert [entry.cancelled for entry in worker.timers] == [True, False]
     worker.fire()
@@ -245,7 +242,7 @@ def test_it_opens_in_the_timers_own_turn():
 
 def test_a_timer_that_is_early_comes_again(worker):
     """Its clock is not the wall's; with gevent, to cancel itself would end it before it can."""
-    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.gate.hand_back(worker.message(), "id", PAUSE, worker.time + 10)
     worker.pass_time(9.99)
     worker.fire(early=0.1)
     assert worker.gate.closed(QUEUE)
@@ -278,7 +275,7 @@ def test_what_an_operator_cancelled_it_does_not_consume_again(worker):
 
 
 def test_what_had_been_sent_already_bounces(worker):
-    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.gate.hand_back(worker.message(), "id", PAUSE, worker.time + 10)
     worker.turn()
     late = worker.message()
     assert worker.gate.queue_of(late) == QUEUE, "its consumer's tag is known after the cancel too"
@@ -289,7 +286,7 @@ def test_what_had_been_sent_already_bounces(worker):
 
 
 def test_the_operator_opens_it_before_its_time(worker):
-    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 100)
+    worker.gate.hand_back(worker.message(), "id", PAUSE, worker.time + 100)
     worker.turn()
     worker.gate.open(QUEUE)
     worker.turn()
@@ -307,7 +304,7 @@ def test_opening_an_open_one_does_nothing(worker):
 
 
 def test_over_a_reconnect_it_stays_shut_and_opens_on_the_new_channel(worker):
-    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.gate.hand_back(worker.message(), "id", PAUSE, worker.time + 10)
     worker.turn()
     worker.channel = Channel()
     worker.consumer.task_consumer = ConsumerSet(worker.channel, worker.app.amqp.queues.consume_from)
@@ -319,13 +316,13 @@ def test_over_a_reconnect_it_stays_shut_and_opens_on_the_new_channel(worker):
 
 
 def test_a_message_of_a_lost_connection_is_left_to_the_broker(worker):
-    worker.gate.hand_back(worker.message(lost=True), "id", "x", worker.time + 10)
+    worker.gate.hand_back(worker.message(lost=True), "id", PAUSE, worker.time + 10)
     worker.turn()
     assert worker.gate.closed(QUEUE)
 
 
 def test_a_message_routed_by_hand_to_another_queue_waits_alone(worker):
-    worker.gate.hand_back(worker.message("celery"), "id", "x", worker.time + 60)
+    worker.gate.hand_back(worker.message("celery"), "id", PAUSE, worker.time + 60)
     worker.turn()
     assert worker.consumed == {QUEUE, "inference.other", "celery"}
     assert worker.channel.done == [], "back at once it would come again at once"
@@ -334,7 +331,7 @@ def test_a_message_routed_by_hand_to_another_queue_waits_alone(worker):
 
 
 def test_when_the_worker_ends_it_does_not_begin_to_consume_again(worker):
-    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.gate.hand_back(worker.message(), "id", PAUSE, worker.time + 10)
     worker.turn()
     worker.channel.done.clear()
     worker.consumer.pool.active = False
@@ -344,7 +341,7 @@ def test_when_the_worker_ends_it_does_not_begin_to_consume_again(worker):
     assert worker.channel.done == [], "the pool runs nothing any more"
 
 
-def closes(worker: Worker, *messages: Any, seconds: float = 1.0, reason: str = LIMIT) -> None:
+def closes(worker: Worker, *messages: Any, seconds: float = 1.0, reason: GateReason = LIMIT) -> None:
     for message in messages:
         worker.gate.hand_back(message, "id", reason, worker.time + seconds)
     worker.turn()
@@ -358,9 +355,9 @@ def test_an_urgent_word_opens_what_a_limit_has_shut_at_once(worker):
     assert not worker.gate.any_closed
 
 
-@pytest.mark.parametrize("reason", ["LimitReached: paused", "CircuitOpen: open", "shutdown"])
-def test_an_urgent_word_opens_nothing_else(worker, reason):
-    closes(worker, worker.message(), reason=reason)
+@pytest.mark.parametrize("kind", [kind for kind in GateKind if kind is not GateKind.LIMIT])
+def test_an_urgent_word_opens_nothing_else(worker, kind):
+    closes(worker, worker.message(), reason=GateReason(kind))
     worker.gate.hurry(QUEUE)
     worker.turn()
     assert worker.gate.closed(QUEUE)
@@ -410,7 +407,7 @@ def test_a_pause_is_heeded_whenever_the_message_was_taken(worker):
     closes(worker, worker.message())
     worker.pass_time(1.1)
     assert not worker.gate.any_closed
-    closes(worker, early, reason="LimitReached: paused")
+    closes(worker, early, reason=PAUSE)
     assert worker.gate.closed(QUEUE)
 
 
@@ -456,6 +453,6 @@ def test_it_does_not_remember_every_tag_for_ever(worker):
 
 
 def test_its_repr_says_what_is_shut(worker):
-    worker.gate.hand_back(worker.message(), "id", "x", worker.time + 10)
+    worker.gate.hand_back(worker.message(), "id", PAUSE, worker.time + 10)
     worker.turn()
     assert repr(worker.gate) == f"Gate(shut=['{QUEUE}'], handed_back=1, bounced=0)"

@@ -1,4 +1,4 @@
-"""The main process answers an order when its pool has carried it out, and opens a gate whose circuit is closed."""
+"""The main process answers a command when its pool has carried it out, and opens a gate whose circuit is closed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ import pytest
 from celery import Celery
 
 from remote_inference import Inference
-from remote_inference.messaging.wire import Order
+from remote_inference.messaging.wire import Command
+from remote_inference.reasons import GateKind, GateReason
 from remote_inference.worker.main import WorkerMain
 
 CONFIG = {"deployment": [{"name": "a", "provider": "loopback"}, {"name": "b", "provider": "loopback"}]}
@@ -41,14 +42,17 @@ class FakeTimer:
 
 class FakeGate:
     def __init__(self) -> None:
-        self.shut: dict[str, dict[str, Any]] = {}
+        self.shut: dict[str, GateReason] = {}
         self.opened: list[str] = []
 
     @property
     def any_closed(self) -> bool:
         return bool(self.shut)
 
-    def status(self) -> dict[str, dict[str, Any]]:
+    def status(self) -> dict[str, Any]:
+        return {}
+
+    def reasons(self) -> dict[str, GateReason]:
         return self.shut
 
     def open(self, queue: str) -> None:
@@ -64,17 +68,17 @@ class FakeConsumer:
         self.timer = FakeTimer()
 
 
-class FakeRelay:
+class FakeChildCommands:
     def __init__(self, children: int) -> None:
         self.children = children
-        self.orders: list[dict[str, Any]] = []
+        self.commands: list[dict[str, Any]] = []
         self.said: dict[int, dict[str, Any]] = {}
 
     def reports(self, number: int) -> dict[str, dict[str, Any]]:
         return self.said[number]
 
-    def send_all(self, order: dict[str, Any]) -> int:
-        self.orders.append(order)
+    def send_all(self, command: dict[str, Any]) -> int:
+        self.commands.append(command)
         return self.children
 
 
@@ -83,20 +87,20 @@ class Main(WorkerMain):
 
     consumer: FakeConsumer
     gate: FakeGate  # type: ignore[assignment]
-    relay: FakeRelay  # type: ignore[assignment]
+    child_commands: FakeChildCommands  # type: ignore[assignment]
 
     def __init__(self, inference: Inference, *, prefork: bool) -> None:
         super().__init__(inference, inference.app)
         self.close()
-        self.consumer, self.gate, self.relay = FakeConsumer(), FakeGate(), FakeRelay(3)
+        self.consumer, self.gate, self.child_commands = FakeConsumer(), FakeGate(), FakeChildCommands(3)
         self.prefork = prefork
         self.answers: list[dict[str, Any]] = []
 
-    def _answer(self, order: Order, value: dict[str, Any]) -> None:
+    def _answer(self, command: Command, value: dict[str, Any]) -> None:
         self.answers.append(value)
 
-    def order(self, kind: str, subject: str = "a", seconds: float = 0.0, token: str = "t1") -> None:
-        self.on_bus(Order(kind=kind, subject=subject, seconds=seconds, reply_to="r", token=token).encode())
+    def command(self, kind: str, subject: str = "a", seconds: float = 0.0, token: str = "t1") -> None:
+        self.on_bus(Command(kind=kind, subject=subject, seconds=seconds, reply_to="r", token=token).encode())
 
 
 @pytest.fixture
@@ -112,13 +116,13 @@ def prefork(inference: Inference) -> Main:
 
 
 def test_it_answers_when_all_of_its_pool_have_forced_the_circuit(prefork: Main):
-    prefork.order("open_circuit", seconds=60)
-    [order] = prefork.relay.orders
-    assert (order["kind"], order["seconds"]) == ("force_circuit", 60)
+    prefork.command("open_circuit", seconds=60)
+    [command] = prefork.child_commands.commands
+    assert (command["kind"], command["seconds"]) == ("force_circuit", 60)
     for stripe in range(3):
         prefork.consumer.timer.turn()
         assert prefork.answers == []
-        prefork.board.obey(stripe, order["number"])
+        prefork.counters.obey(stripe, command["number"])
     prefork.consumer.timer.turn()
     assert prefork.answers == [{"ok": "circuit of a open for 60 s", "processes": 3}]
     assert prefork.consumer.timer.later == []
@@ -126,8 +130,8 @@ def test_it_answers_when_all_of_its_pool_have_forced_the_circuit(prefork: Main):
 
 def test_it_answers_in_time_and_says_how_many_are_missing(prefork: Main, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("remote_inference.worker.main.OBEY_TIMEOUT", 0.0)
-    prefork.order("close_circuit")
-    prefork.board.obey(0, prefork.relay.orders[0]["number"])
+    prefork.command("close_circuit")
+    prefork.counters.obey(0, prefork.child_commands.commands[0]["number"])
     prefork.consumer.timer.turn()
     assert prefork.answers == [{"ok": "circuit of a closed", "processes": 0, "missing": 3}]
     assert prefork.gate.opened == ["inference.a"]
@@ -135,38 +139,38 @@ def test_it_answers_in_time_and_says_how_many_are_missing(prefork: Main, monkeyp
 
 def test_a_pool_of_threads_has_done_it_when_it_answers(inference: Inference):
     main = Main(inference, prefork=False)
-    main.order("open_circuit", seconds=60)
+    main.command("open_circuit", seconds=60)
     assert main.answers == [{"ok": "circuit of a open for 60 s", "processes": 1}]
     assert inference.runtime.engine("a").breaker.state == "open"
 
 
 def test_what_cannot_be_done_is_answered_at_once(prefork: Main):
-    prefork.order("open_circuit", "nobody", 60)
-    prefork.order("open_circuit", "a", -1)
+    prefork.command("open_circuit", "nobody", 60)
+    prefork.command("open_circuit", "a", -1)
     assert [list(answer) for answer in prefork.answers] == [["error"], ["error"]]
-    assert prefork.relay.orders == []
+    assert prefork.child_commands.commands == []
 
 
-def test_the_pool_is_told_which_order_the_fence_was_raised_for(prefork: Main):
-    prefork.order("rebuild", token="t7")
+def test_the_pool_is_told_which_command_the_epoch_was_advanced_for(prefork: Main):
+    prefork.command("rebuild", token="t7")
     assert prefork.answers == [{"ok": "session of a rebuilt", "rebuilds": 1}]
-    assert prefork.relay.orders == [{"kind": "rebuild", "deployment": "a", "token": "t7"}]
+    assert prefork.child_commands.commands == [{"kind": "rebuild", "deployment": "a", "token": "t7"}]
     prefork.rebuild("a")  # by hand, on this worker alone
-    assert len(prefork.relay.orders) == 1
-    assert prefork.board.fence("a") == 2
+    assert len(prefork.child_commands.commands) == 1
+    assert prefork.counters.rebuild_epoch("a") == 2
 
 
 def test_it_opens_the_gate_of_a_circuit_that_was_closed_elsewhere_and_no_other(prefork: Main):
     prefork.look_at_circuits()
-    prefork.board.show_circuit("a", 1, 4e9)
+    prefork.counters.show_circuit("a", 1, 4e9)
     prefork.gate.shut = {
-        "a": {"until": 4e9, "reason": "CircuitOpen: forced"},
-        "b": {"until": 4e9, "reason": "LimitReached: requests"},
-        "unknown": {"until": 4e9, "reason": "CircuitOpen: open"},
+        "a": GateReason(GateKind.CIRCUIT, "forced"),
+        "b": GateReason(GateKind.LIMIT, "requests"),
+        "unknown": GateReason(GateKind.CIRCUIT, "open"),
     }
     prefork.look_at_circuits()
     assert prefork.gate.opened == []
-    prefork.board.show_circuit("a", 1, 0.0)
+    prefork.counters.show_circuit("a", 1, 0.0)
     prefork.look_at_circuits()
     assert prefork.gate.opened == ["inference.a"]
 
@@ -178,28 +182,28 @@ def test_it_looks_once_whatever_number_of_connections_there_were(prefork: Main):
 
 
 def test_its_pool_is_asked_for_the_limits_before_it_says_how_it_is(prefork: Main):
-    prefork.order("status", "")
-    [order] = prefork.relay.orders
-    assert order == {"kind": "status", "number": 1}
+    prefork.command("status", "")
+    [command] = prefork.child_commands.commands
+    assert command == {"kind": "status", "number": 1}
     for stripe in range(3):
         prefork.consumer.timer.turn()
         assert prefork.answers == []
-        prefork.board.obey(stripe, 1)
-    prefork.relay.said[1] = {"11": {"limits": {}, "cluster": {}}}
+        prefork.counters.obey(stripe, 1)
+    prefork.child_commands.said[1] = {"11": {"limits": {}, "cluster": {}}}
     prefork.consumer.timer.turn()
     [answer] = prefork.answers
-    assert answer["processes"] == prefork.relay.said[1]
+    assert answer["processes"] == prefork.child_commands.said[1]
     assert "metrics" in answer
 
 
 def test_a_pool_of_threads_says_at_once_what_the_limits_are(inference: Inference):
     main = Main(inference, prefork=False)
-    main.order("status", "")
+    main.command("status", "")
     [answer] = main.answers
     assert {"limits", "cluster"} < answer.keys()
     assert "processes" not in answer
 
 
 def test_the_circuits_of_its_pool_are_in_its_status(prefork: Main):
-    prefork.board.show_circuit("a", 2, 4e9)
+    prefork.counters.show_circuit("a", 2, 4e9)
     assert prefork.status()["engines"] == {"a": {"circuit": "open"}, "b": {"circuit": "closed"}}

@@ -6,15 +6,16 @@ import logging
 
 import pytest
 
-from remote_inference.worker.orders import HandBack
-from remote_inference.worker.quiet import quiet_hand_backs
+from remote_inference.reasons import GateKind, GateReason
+from remote_inference.worker.outcomes import Requeue
+from remote_inference.worker.quiet import quiet_requeues
 
 
 def test_what_was_put_back_is_not_logged_and_all_else_is(caplog: pytest.LogCaptureFixture):
-    quiet_hand_backs()
+    quiet_requeues()
     logger = logging.getLogger("celery.app.trace")
     with caplog.at_level(logging.DEBUG, logger=logger.name):
-        for error in (HandBack("paused", 1.0), ValueError("shown")):
+        for error in (Requeue(GateReason(GateKind.PAUSE), 1.0), ValueError("shown")):
             try:
                 raise error
             except Exception:

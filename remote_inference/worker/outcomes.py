@@ -6,13 +6,15 @@ from typing import Any
 
 from celery.exceptions import Ignore, Reject
 
-__all__ = ["HandBack", "RequestCancelled"]
+from ..reasons import GateReason
+
+__all__ = ["Requeue", "RequestCancelled"]
 
 
-class HandBack(Reject):
+class Requeue(Reject):
     """Raised in a task: not now, and not before ``until`` (seconds since the epoch). Survives prefork's pickling."""
 
-    def __init__(self, reason: str, until: float) -> None:
+    def __init__(self, reason: GateReason, until: float) -> None:
         super().__init__(reason, True)
         self.until = until
 

@@ -1,4 +1,4 @@
-"""A session that looks at the operator's fence before every lease."""
+"""A session that looks at the deployment's rebuild epoch before every lease."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ from contextlib import contextmanager
 from ..errors import RebuildFailed
 from ..transport.session import RebuildResult, RemoteSession, SessionRebuildCause, SessionSnapshot
 
-__all__ = ["FencedSession"]
+__all__ = ["EpochSession"]
 
 logger = logging.getLogger(__name__)
 
 
-class FencedSession:
-    """Once the fence was raised, no request begins on the session of before.
+class EpochSession:
+    """Once the epoch was advanced, no request begins on the session of before.
 
     Args:
         session: what is guarded.
-        fence: reads the fence's number; comparing it is all that an ordinary lease costs.
+        rebuild_epoch: reads its number; comparing it is all that an ordinary lease costs.
     """
 
-    def __init__(self, session: RemoteSession, fence: Callable[[], int]) -> None:
+    def __init__(self, session: RemoteSession, rebuild_epoch: Callable[[], int]) -> None:
         self._session = session
-        self._fence = fence
-        self._seen = fence()
+        self._rebuild_epoch = rebuild_epoch
+        self._seen = rebuild_epoch()
         self._lock = threading.Lock()
 
     @contextmanager
     def lease(self) -> Iterator[SessionSnapshot]:
         """As `RemoteSession.lease`, after a rebuild if one was asked for."""
-        if self._fence() != self._seen:
+        if self._rebuild_epoch() != self._seen:
             self._obey()
         with self._session.lease() as snapshot:
             yield snapshot
@@ -47,14 +47,14 @@ class FencedSession:
 
     def _obey(self) -> None:
         with self._lock:  # whoever comes meanwhile waits: it must not begin on the old session
-            fence = self._fence()
-            if fence == self._seen:
+            epoch = self._rebuild_epoch()
+            if epoch == self._seen:
                 return
             try:
                 self._session.rebuild(SessionRebuildCause.OPERATOR)
             except RebuildFailed as error:
                 logger.error("%s; the old session stays", error)
-            self._seen = fence
+            self._seen = epoch
 
     def __repr__(self) -> str:
-        return f"FencedSession({self._session!r}, fence={self._seen})"
+        return f"EpochSession({self._session!r}, rebuild_epoch={self._seen})"

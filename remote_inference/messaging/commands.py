@@ -1,4 +1,4 @@
-"""Orders to all workers: over the bus (a fanout exchange) to those that run, and kept for those that start later.
+"""Commands to all workers: over the bus (a fanout exchange) to those that run, and kept for those that start later.
 
 A classic queue gives no message out of its middle, so a request that waits cannot be taken out of the broker. A
 cancel is therefore remembered: workers that run hear it over the bus; one that starts later reads the queue of
@@ -19,17 +19,17 @@ from kombu.connection import Connection
 from .delivery import Delivery
 from .names import BUS_EXCHANGE, CANCELLED_QUEUE
 from .publisher import Publisher
-from .wire import Order
+from .wire import Command
 
-__all__ = ["bus_queue", "cancelled_ids", "send_cancel", "send_order"]
+__all__ = ["bus_queue", "cancelled_ids", "send_cancel", "send_command"]
 
 
-def send_order(publisher: Publisher, order: Order) -> None:
-    """Tell all workers that run. An order without a token is given one."""
-    if not order.token:
-        order = replace(order, token=os.urandom(8).hex())
+def send_command(publisher: Publisher, command: Command) -> None:
+    """Tell all workers that run. A command without a token is given one."""
+    if not command.token:
+        command = replace(command, token=os.urandom(8).hex())
     publisher.publish(
-        Delivery("", order.encode(), {"delivery_mode": 1}, exchange=BUS_EXCHANGE, on_done=_ignore)
+        Delivery("", command.encode(), {"delivery_mode": 1}, exchange=BUS_EXCHANGE, on_done=_ignore)
     )
 
 
@@ -37,7 +37,7 @@ def send_cancel(publisher: Publisher, request_ids: Iterable[str], reason: str) -
     """Cancel requests wherever they are. Returns at once; is sent as soon as the broker can be reached."""
     deliveries = []
     for request_id in request_ids:
-        body = Order(kind="cancel", subject=request_id, reason=reason).encode()
+        body = Command(kind="cancel", subject=request_id, reason=reason).encode()
         kept = {"delivery_mode": 2, "correlation_id": request_id}
         deliveries.append(Delivery(CANCELLED_QUEUE, body, kept, on_done=_ignore))
         deliveries.append(Delivery("", body, {"delivery_mode": 1}, exchange=BUS_EXCHANGE, on_done=_ignore))
@@ -45,7 +45,7 @@ def send_cancel(publisher: Publisher, request_ids: Iterable[str], reason: str) -
 
 
 def _ignore(delivery: Delivery) -> None:
-    """Nobody waits for the end of an order."""
+    """Nobody waits for the end of a command."""
 
 
 def bus_queue(channel: Any) -> str:
@@ -84,7 +84,7 @@ def cancelled_ids(
                 break
             left -= 1
             try:
-                ids.append(Order.decode(message.body).subject)
+                ids.append(Command.decode(message.body).subject)
             except (ValueError, KeyError, TypeError):
                 continue  # not ours: it stays where it is, and expires
     finally:

@@ -1,4 +1,4 @@
-"""Once the fence was raised, no request begins on the session of before."""
+"""Once the rebuild epoch was advanced, no request begins on the session of before."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from remote_inference.errors import RebuildFailed
 from remote_inference.transport.session import RebuildResult, SessionRebuildCause
-from remote_inference.worker.fence import FencedSession
+from remote_inference.worker.rebuild_epoch import EpochSession
 
 
 class FakeSession:
@@ -45,40 +45,40 @@ def session() -> FakeSession:
     return FakeSession()
 
 
-def leased(fenced: FencedSession) -> Any:
-    with fenced.lease() as snapshot:
+def leased(guarded: EpochSession) -> Any:
+    with guarded.lease() as snapshot:
         return snapshot
 
 
 def test_while_nobody_asks_nothing_is_rebuilt(session):
-    fenced = FencedSession(session, lambda: 7)  # type: ignore[arg-type]
-    assert [leased(fenced), leased(fenced)] == [1, 1]
+    guarded = EpochSession(session, lambda: 7)  # type: ignore[arg-type]
+    assert [leased(guarded), leased(guarded)] == [1, 1]
     assert session.rebuilds == []
 
 
-def test_a_raised_fence_rebuilds_once(session):
-    fence = [0]
-    fenced = FencedSession(session, lambda: fence[0])  # type: ignore[arg-type]
-    fence[0] = 3
-    assert [leased(fenced), leased(fenced)] == [2, 2]
+def test_an_advanced_epoch_rebuilds_once(session):
+    epoch = [0]
+    guarded = EpochSession(session, lambda: epoch[0])  # type: ignore[arg-type]
+    epoch[0] = 3
+    assert [leased(guarded), leased(guarded)] == [2, 2]
     assert session.rebuilds == [(SessionRebuildCause.OPERATOR, None)]
 
 
 def test_one_that_runs_keeps_its_snapshot(session):
-    fence = [0]
-    fenced = FencedSession(session, lambda: fence[0])  # type: ignore[arg-type]
-    with fenced.lease() as snapshot:
-        fence[0] = 1
-        assert leased(fenced) == 2
+    epoch = [0]
+    guarded = EpochSession(session, lambda: epoch[0])  # type: ignore[arg-type]
+    with guarded.lease() as snapshot:
+        epoch[0] = 1
+        assert leased(guarded) == 2
         assert snapshot == 1
 
 
 def test_whoever_comes_meanwhile_waits_and_nobody_begins_on_the_old_one(session):
-    fence, got = [0], []
-    fenced = FencedSession(session, lambda: fence[0])  # type: ignore[arg-type]
+    epoch, got = [0], []
+    guarded = EpochSession(session, lambda: epoch[0])  # type: ignore[arg-type]
     session.go_on.clear()
-    fence[0] = 1
-    threads = [threading.Thread(target=lambda: got.append(leased(fenced))) for _ in range(5)]
+    epoch[0] = 1
+    threads = [threading.Thread(target=lambda: got.append(leased(guarded))) for _ in range(5)]
     for thread in threads:
         thread.start()
     assert got == []
@@ -90,23 +90,23 @@ def test_whoever_comes_meanwhile_waits_and_nobody_begins_on_the_old_one(session)
 
 
 def test_a_source_that_fails_leaves_the_old_session_in_use_and_says_so(session, caplog):
-    fence = [0]
-    fenced = FencedSession(session, lambda: fence[0])  # type: ignore[arg-type]
+    epoch = [0]
+    guarded = EpochSession(session, lambda: epoch[0])  # type: ignore[arg-type]
     session.fails = True
-    fence[0] = 1
+    epoch[0] = 1
     with caplog.at_level(logging.ERROR):
-        assert [leased(fenced), leased(fenced)] == [1, 1]
+        assert [leased(guarded), leased(guarded)] == [1, 1]
     assert "the old session stays" in caplog.text
     assert len(session.rebuilds) == 1
     session.fails = False
-    fence[0] = 2
-    assert leased(fenced) == 2
+    epoch[0] = 2
+    assert leased(guarded) == 2
 
 
 def test_the_rest_is_the_sessions(session):
-    fenced = FencedSession(session, lambda: 0)  # type: ignore[arg-type]
-    assert fenced.rebuild(SessionRebuildCause.UNAUTHORIZED, seen_generation=1).generation == 2
+    guarded = EpochSession(session, lambda: 0)  # type: ignore[arg-type]
+    assert guarded.rebuild(SessionRebuildCause.UNAUTHORIZED, seen_generation=1).generation == 2
     assert session.rebuilds == [(SessionRebuildCause.UNAUTHORIZED, 1)]
-    fenced.close()
+    guarded.close()
     assert session.closed
-    assert "fence=0" in repr(fenced)
+    assert "epoch=0" in repr(guarded)

@@ -1,7 +1,7 @@
-"""`Board`: a page of memory that a worker's processes share: what all must see at once, and what each counts.
+"""`SharedCounters`: a page of memory that a worker's processes share: what all must see at once, and what each counts.
 
 A prefork child is reached neither by a lock nor by a message before it begins its next request; a number in shared
-memory is. So an operator's rebuild is a fence: the main process counts it up, and whoever leases a session looks.
+memory is. So a deployment has a rebuild epoch: the main process advances it, and each lease of a session compares it.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from ..engine import CELLS, MetricsRecorder, metrics_from_cells
 from ..types import EngineMetrics
 
-__all__ = ["Board"]
+__all__ = ["SharedCounters"]
 
 STRIPES = 128
 """Processes that count at the same time; more than these share."""
@@ -22,9 +22,9 @@ STRIPES = 128
 _LARGEST = 2**63 - 1
 
 
-class Board:
-    """Numbers of 64 bits: the connection's generation, a fence a deployment; a process and deployment its counts and
-    its circuit; a process the last order that it has carried out.
+class SharedCounters:
+    """Numbers of 64 bits: the connection's generation; a rebuild epoch for each deployment; counts and the circuit for
+    each process and deployment; the last command that each process has carried out.
 
     Made in a worker's main process before its pool; children inherit it. Each number has one writer, except where
     more than `STRIPES` processes run.
@@ -33,7 +33,7 @@ class Board:
     def __init__(self, deployments: Sequence[str]) -> None:
         self._deployments = {name: index for index, name in enumerate(deployments)}
         count = max(1, len(deployments))
-        self._fences_at = 1
+        self._rebuild_epochs_at = 1
         self._counts_at = 1 + count
         self._stride = count * CELLS
         self._circuits_at = self._counts_at + STRIPES * self._stride
@@ -53,14 +53,14 @@ class Board:
         self._cells[0] += 1
         return self._cells[0]
 
-    def fence(self, deployment: str) -> int:
+    def rebuild_epoch(self, deployment: str) -> int:
         """How often the operator asked for a new session."""
         index = self._deployments.get(deployment)
-        return 0 if index is None else self._cells[self._fences_at + index]
+        return 0 if index is None else self._cells[self._rebuild_epochs_at + index]
 
-    def raise_fence(self, deployment: str) -> int:
+    def advance_rebuild_epoch(self, deployment: str) -> int:
         """Ask for a new session, in every process (main process only)."""
-        index = self._fences_at + self._deployments[deployment]
+        index = self._rebuild_epochs_at + self._deployments[deployment]
         self._cells[index] += 1
         return self._cells[index]
 
@@ -93,13 +93,13 @@ class Board:
         latest = max(self._cells[first : first + STRIPES * count : count])
         return "closed" if not latest else "open" if latest > now * 1000 else "half_open"
 
-    def obey(self, stripe: int, order: int) -> None:
-        """A process has carried out what the main process ordered."""
-        self._cells[self._obeyed_at + stripe % STRIPES] = order
+    def obey(self, stripe: int, command: int) -> None:
+        """A process has carried out what the main process asked for."""
+        self._cells[self._obeyed_at + stripe % STRIPES] = command
 
-    def obeyed(self, order: int) -> int:
-        """How many processes have carried out that order, or one that came after it."""
-        return sum(done >= order for done in self._cells[self._obeyed_at : self._obeyed_at + STRIPES])
+    def obeyed(self, command: int) -> int:
+        """How many processes have carried out that command, or one that came after it."""
+        return sum(done >= command for done in self._cells[self._obeyed_at : self._obeyed_at + STRIPES])
 
     def metrics(self) -> Mapping[str, EngineMetrics]:
         """The sums over all processes."""
@@ -114,4 +114,4 @@ class Board:
         }
 
     def __repr__(self) -> str:
-        return f"Board({len(self._deployments)} deployments, connection {self.connection})"
+        return f"SharedCounters({len(self._deployments)} deployments, connection {self.connection})"
