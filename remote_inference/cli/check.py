@@ -29,7 +29,7 @@ def check(settings: Settings) -> int:
     clock = SystemClock()
     with credential_warnings():
         deployments, faults = survey_config(settings.config_path)
-    faults += provider_faults(deployments, clock)
+    faults += provider_faults(deployments)
     if faults:
         for fault in faults:
             click.echo(fault, err=True)
@@ -43,14 +43,14 @@ def check(settings: Settings) -> int:
     return 0
 
 
-def provider_faults(deployments: Sequence[Deployment | None], clock: Clock) -> list[str]:
+def provider_faults(deployments: Sequence[Deployment | None]) -> list[str]:
     """What the providers have against their deployments' options, by path."""
     faults: list[str] = []
     for index, deployment in enumerate(deployments):
         if deployment is None:
             continue
         try:
-            provider_named(deployment.provider, clock=clock).check(deployment)
+            provider_named(deployment.provider).check(deployment)
         except ConfigurationError as exc:
             faults += [f"deployment[{index}].{fault}" for fault in exc.faults]
     return faults

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..credentials import CredentialRef, CredentialWarning, Secret
+from ..errors import ConfigurationError
 from ..value import Value
 from .checks import Checker, build, did_you_mean, json_fault
-from .endpoints import KNOWN_PROVIDERS, endpoint_fault, infer_provider, is_in_the_clear
+from .endpoints import endpoint_fault, infer_provider, is_in_the_clear
 from .policies import BreakerPolicy, CapacityPolicy, Price, RateLimits, RetryPolicy, Timeouts
+from .provider_table import ProviderEntry, provider_entry, provider_names
 
 __all__ = ["Deployment"]
 
@@ -125,7 +127,8 @@ class Deployment(Value):
         Two servers without a key do not share a limit, nor do two that happen to be given the same key.
         """
         label = self.api_key.label if self.api_key else "none"
-        own = KNOWN_PROVIDERS[self.provider].endpoint == self.endpoint
+        entry = provider_entry(self.provider)
+        own = entry is not None and entry.endpoint == self.endpoint
         return label if own else f"{label}@{self.endpoint}"
 
     def _warn(self) -> None:
@@ -210,21 +213,31 @@ def _check_target(check: Checker, *, named: bool) -> None:
                 f'cannot be told from the model "{check.get("model")}"; write provider = "openai" and the '
                 "endpoint of a server that speaks OpenAI's API",
             )
-    elif provider is not None and (not isinstance(provider, str) or provider not in KNOWN_PROVIDERS):
-        known = ", ".join(KNOWN_PROVIDERS)
-        hint = (
-            did_you_mean(provider, KNOWN_PROVIDERS)
-            or '; "openai" with an endpoint is every compatible server'
-        )
-        check.fault("provider", f"must be one of {known}{hint}")
-        provider = None
+    entry = None
+    if provider is not None:
+        entry = _entry(check, provider)
+        provider = provider if entry is not None else None
     if provider is not None:
         check.put("provider", provider)
-    _check_endpoint(check, endpoint, provider)
+    _check_endpoint(check, endpoint, provider, entry)
 
 
-def _check_endpoint(check: Checker, endpoint: Any, provider: str | None) -> None:
-    known = KNOWN_PROVIDERS.get(provider or "")
+def _entry(check: Checker, provider: Any) -> ProviderEntry | None:
+    """The provider's row of the table; None where a fault was noted."""
+    try:
+        entry = provider_entry(provider) if isinstance(provider, str) else None
+    except ConfigurationError as exc:
+        check.faults += exc.faults
+        return None
+    if entry is None:
+        names = provider_names()
+        hint = did_you_mean(provider, names) or '; "openai" with an endpoint is every compatible server'
+        check.fault("provider", f"must be one of {', '.join(names)}{hint}")
+    return entry
+
+
+def _check_endpoint(check: Checker, endpoint: Any, provider: str | None, entry: ProviderEntry | None) -> None:
+    own = entry.endpoint if entry is not None else None
     if endpoint is not None:
         if fault := endpoint_fault(endpoint, provider):
             check.fault("endpoint", fault)
@@ -232,16 +245,17 @@ def _check_endpoint(check: Checker, endpoint: Any, provider: str | None) -> None
         else:
             endpoint = endpoint.rstrip("/")
             check.put("endpoint", endpoint)
-    elif known is not None:
-        endpoint = known.endpoint or f"loopback://{check.get('name')}"
+    elif provider == "loopback":
+        endpoint = f"loopback://{check.get('name')}"
         check.put("endpoint", endpoint)
-    if (
-        known is not None
-        and endpoint == known.endpoint
-        and known.key_variable
-        and check.get("api_key") is None
-    ):
-        check.put("api_key", CredentialRef(from_env=known.key_variable))
+    elif own is not None:
+        endpoint = own
+        check.put("endpoint", endpoint)
+    elif entry is not None:
+        check.fault("endpoint", f'is missing: the provider "{provider}" has none of its own')
+    if own is not None and endpoint == own and entry is not None and entry.key_variable:
+        if check.get("api_key") is None:
+            check.put("api_key", CredentialRef(from_env=entry.key_variable))
     ca_file = check.get("ca_file")
     if isinstance(ca_file, os.PathLike):
         ca_file = os.fspath(ca_file)

@@ -8,7 +8,7 @@ from ..clock import Clock
 from ..errors import LimitReached, RebuildFailed
 from ..events import GateClosed, GateOpened, Hooks
 from ..transport.session import SessionRebuildCause
-from .parts import Session
+from .context import Session
 
 __all__ = ["RECHECK", "REFUSALS", "CredentialGate"]
 

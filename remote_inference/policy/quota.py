@@ -157,12 +157,15 @@ class QuotaReport:
         return max(waits, default=None)
 
 
-def parse_quota(headers: Mapping[str, str], now: float) -> QuotaReport | None:
+def parse_quota(
+    headers: Mapping[str, str], now: float, windows: Mapping[str, float] | None = None
+) -> QuotaReport | None:
     """Read the headers of an answer; None where they say nothing of limits. Never raises.
 
     Args:
         headers: In any case.
         now: Seconds since the epoch, for resets that are times.
+        windows: Seconds that a limit is of, by its dimension, for providers whose headers do not say it.
     """
     found: dict[tuple[str, str, float | None], dict[str, float]] = {}
     for name, value in headers.items():
@@ -177,7 +180,11 @@ def parse_quota(headers: Mapping[str, str], now: float) -> QuotaReport | None:
         number = _reset(value, now) if part == "reset" else _number(value.partition(";")[0].strip())
         if number is not None:
             found.setdefault((dimension, scope, period), {})[part] = number
-    quotas = [_quota(dimension, period, parts) for (dimension, _, period), parts in found.items()]
+    known = windows or {}
+    quotas = [
+        _quota(dimension, period or known.get(dimension), parts)
+        for (dimension, _, period), parts in found.items()
+    ]
     told = tuple(quota for quota in quotas if quota.limit is not None or quota.remaining is not None)
     return QuotaReport(told) if told else None
 

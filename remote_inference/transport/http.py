@@ -1,4 +1,4 @@
-"""JSON over HTTP: one POST, its answer as it arrives, and every failure as one of our errors.
+"""JSON over HTTP: one request, its answer as it arrives, and every failure as one of our errors.
 
 A request is prepared once for each URL and sent through an ``HTTPAdapter``, which costs a third less than
 ``Session.post``; there are no cookies, no netrc, no redirects and no retries of the library's own.
@@ -30,15 +30,15 @@ from ..cancel import CancelToken
 from ..clock import Clock
 from ..config import Timeouts
 from ..errors import BadRequest, InvalidResponse, NetworkError, RequestError
+from .call import Call
 from .connection import CURRENT, POOL_CLASSES
-from .exchange import Exchange
 from .response import HttpResponse
 
 __all__ = ["HttpClient", "HttpResponse", "map_failure"]
 
 
 class HttpClient:
-    """Posts JSON over connections that it keeps. Safe to use from threads and greenlets; not across a fork.
+    """Sends JSON over connections that it keeps. Safe to use from threads and greenlets; not across a fork.
 
     Args:
         timeouts: for every call.
@@ -74,12 +74,13 @@ class HttpClient:
         self._users = 0
         self._retired = False
 
-    def post_json(
+    def send(
         self,
         url: str,
         body: bytes,
         headers: Mapping[str, str] | None = None,
         *,
+        method: str = "POST",
         token: CancelToken,
         deadline: float | None = None,
         stream: bool = True,
@@ -92,12 +93,13 @@ class HttpClient:
 
         Args:
             url: http or https, with no credential in it.
-            body: JSON, encoded.
+            body: JSON, encoded; empty: none is sent.
             headers: of this call.
+            method: of HTTP.
             token: cuts the connection, in any state.
             deadline: on the clock's `monotonic`, over everything.
             stream: the answer is a stream of events; otherwise its first byte comes with its end, and waits
-                for the deadline (without one: `exchange.UNSTREAMED_LIMIT`).
+                for the deadline (without one: `call.UNSTREAMED_LIMIT`).
             repeatable: whether the request may go out again when it is unclear if the server had taken it.
 
         Raises:
@@ -109,16 +111,16 @@ class HttpClient:
             with self._lock:
                 self._users += 1
             on_failure.callback(self._done)
-            request = self._prepare(url, body, headers)
-            exchange = Exchange(self._timeouts, self._clock, token, deadline, stream=stream)
-            on_failure.enter_context(token.interrupting(exchange.cut))
-            raw = self._send(request, exchange, token, repeatable)
+            request = self._prepare(method, url, body, headers)
+            call = Call(self._timeouts, self._clock, token, deadline, stream=stream)
+            on_failure.enter_context(token.interrupting(call.cut))
+            raw = self._send(request, call, token, repeatable)
             response = HttpResponse(
                 raw,
-                exchange,
+                call,
                 token,
                 on_failure.pop_all(),
-                partial(self._failure, exchange, token),
+                partial(self._failure, call, token),
                 stream=stream,
             )
         if 300 <= response.status < 400:
@@ -128,17 +130,21 @@ class HttpClient:
             raise BadRequest("redirect", status=status)
         return response
 
-    def _prepare(self, url: str, body: bytes, headers: Mapping[str, str] | None) -> PreparedRequest:
-        merged = {**self._headers, "Content-Type": "application/json", **(headers or {})}
+    def _prepare(
+        self, method: str, url: str, body: bytes, headers: Mapping[str, str] | None
+    ) -> PreparedRequest:
+        kind = {"Content-Type": "application/json"} if body else {}
+        merged = {**self._headers, **kind, **(headers or {})}
         for name, value in merged.items():
             # http.client would quote the value, a credential maybe, in its error.
             if not (value.isascii() and value.isprintable()):
                 raise BadRequest("invalid_header", param=name)
-        merged["Content-Length"] = str(len(body))
+        if body or method == "POST":
+            merged["Content-Length"] = str(len(body))
         if not self._adapter.knows(url):
             self._adapter.learn(url, self._proxy_for(url))
         request = PreparedRequest()
-        request.method, request.url, request.body = "POST", url, body
+        request.method, request.url, request.body = method, url, body or None
         request.headers = merged  # type: ignore[assignment]  # a plain dict will do, and costs less
         return request
 
@@ -157,29 +163,29 @@ class HttpClient:
         return proxy or None
 
     def _send(
-        self, request: PreparedRequest, exchange: Exchange, token: CancelToken, repeatable: bool
+        self, request: PreparedRequest, call: Call, token: CancelToken, repeatable: bool
     ) -> urllib3.HTTPResponse:
-        mine = CURRENT.set(exchange)
+        mine = CURRENT.set(call)
         try:
             try:
-                return self._adapter.exchange(request)
+                return self._adapter.send_call(request)
             except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError) as exc:
-                failure = self._failure(exchange, token, exc)
-                stale = not exchange.fresh and not exchange.received and failure.code == "reset"
+                failure = self._failure(call, token, exc)
+                stale = not call.fresh and not call.received and failure.code == "reset"
                 if not (stale and repeatable):
                     raise failure from exc
-            exchange.again()
+            call.again()
             try:
-                return self._adapter.exchange(request)
+                return self._adapter.send_call(request)
             except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError) as exc:
-                raise self._failure(exchange, token, exc) from exc
+                raise self._failure(call, token, exc) from exc
         finally:
             CURRENT.reset(mine)
 
     @staticmethod
-    def _failure(exchange: Exchange, token: CancelToken, exc: Exception) -> RequestError:
+    def _failure(call: Call, token: CancelToken, exc: Exception) -> RequestError:
         token.check()  # a cut looks like any other failure
-        return map_failure(exc, exchange)
+        return map_failure(exc, call)
 
     def _done(self) -> None:
         with self._lock:
@@ -257,7 +263,7 @@ class _Adapter(HTTPAdapter):
             self._targets.clear()
         super().close()
 
-    def exchange(self, request: PreparedRequest) -> urllib3.HTTPResponse:
+    def send_call(self, request: PreparedRequest) -> urllib3.HTTPResponse:
         """Send; the answer's head is here."""
         return cast(urllib3.HTTPResponse, self.send(request, stream=True).raw)
 
@@ -336,7 +342,7 @@ _UNREACHABLE = frozenset(
 )
 
 
-def map_failure(failure: BaseException, exchange: Exchange) -> RequestError:
+def map_failure(failure: BaseException, call: Call) -> RequestError:
     """Our error for whatever requests, urllib3, http.client, ssl or the socket raised; `NetworkError` at
     worst.
 
@@ -349,7 +355,7 @@ def map_failure(failure: BaseException, exchange: Exchange) -> RequestError:
 
     # urllib3 calls a refused connection a kind of connect timeout.
     if any(isinstance(exc, _TIMEOUT) and not isinstance(exc, _urllib3.NewConnectionError) for exc in chain):
-        return exchange.timed_out()
+        return call.timed_out()
     for code, kinds in _NETWORK:
         if has(kinds):
             return NetworkError(code)

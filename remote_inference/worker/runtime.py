@@ -16,12 +16,13 @@ from ..engine import (
     CELLS,
     CREDENTIAL_UNAVAILABLE,
     SHUTDOWN,
-    EnginePart,
+    EngineContext,
     Job,
     MetricsRecorder,
     NullSink,
     RemoteEngine,
     Sink,
+    Upstream,
 )
 from ..errors import (
     Cancelled,
@@ -42,7 +43,8 @@ from ..messaging.streams import ChunkStream, publish_outcome
 from ..messaging.wire import Envelope, Outcome, dumps, reply_to_of
 from ..policy.routing import next_deployment
 from ..providers import provider_named
-from ..transport.session import RemoteSession, http_client_for
+from ..transport.clients import Clients
+from ..transport.session import RemoteSession
 from ..types import Completion, InferenceRequest, Priority
 from .board import Board
 from .circuits import Circuits
@@ -110,7 +112,7 @@ class WorkerRuntime:
         self._clock = parts.clock
         self._board = board
         self._stripe = stripe
-        self._slots = slots
+        self._clients = Clients(clock=parts.clock, max_connections=slots)
         self._member = member or Membership(parts, slots=slots)
         replica = self._member.shared
         self._generations = (
@@ -350,20 +352,20 @@ class WorkerRuntime:
         parts = self._parts
         self._circuits.wait_until_heard()
         self._member.serve([deployment])
-        provider = provider_named(deployment.provider, clock=parts.clock)
+        provider = provider_named(deployment.provider)
         provider.check(deployment)
         session = RemoteSession(
             deployment,
             provider_for(deployment.api_key, clock=parts.clock),
-            lambda d: http_client_for(d, clock=parts.clock, max_connections=self._slots),
+            self._clients,
             clock=parts.clock,
             hooks=parts.hooks,
         )
         cells: Any = self._board.counts(deployment.name, self._stripe) if self._board else [0] * CELLS
         return RemoteEngine(
-            EnginePart(
+            EngineContext(
                 deployment=deployment,
-                provider=provider,
+                upstream=Upstream(provider, clock=parts.clock),
                 session=FencedSession(session, lambda: self._fence(deployment.name)),
                 limiter=self._member.limiter,
                 estimates=self._member.estimates,

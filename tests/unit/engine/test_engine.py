@@ -34,6 +34,7 @@ from remote_inference.errors import (
 )
 from remote_inference.events import AttemptFailed, GateClosed, GateOpened, RequestFinished, RetryScheduled
 from remote_inference.policy.quota import Quota, QuotaReport
+from remote_inference.providers import AnswerHead
 from remote_inference.testing.clock import VirtualClock
 from remote_inference.types import FinishReason, InferenceRequest, Priority, TokenChunk, TokenUsage
 
@@ -460,7 +461,7 @@ class TestQuota:
         return found
 
     def say(self, rig) -> Callable[[], None]:
-        return lambda: rig.provider.calls[-1].on_quota(self.REPORT)
+        return lambda: rig.provider.calls[-1].on_head(AnswerHead(quota=self.REPORT))
 
     def test_of_an_answer(self, rig, heard):
         rig.run((self.say(rig), *ANSWER))

@@ -22,7 +22,7 @@ from ..errors import DeadlineExceeded, RequestError, Timeout
 if TYPE_CHECKING:
     import http.client
 
-__all__ = ["UNSTREAMED_LIMIT", "Exchange"]
+__all__ = ["UNSTREAMED_LIMIT", "Call"]
 
 UNSTREAMED_LIMIT = 600.0
 """Seconds for a call that is not streamed and has no deadline.
@@ -36,7 +36,7 @@ class _Closable(Protocol):
     def close(self) -> None: ...
 
 
-class Exchange:
+class Call:
     """The state of one call that the connection, the reader and the canceller share.
 
     Descriptors are closed and cut under one lock: a cut never hits a descriptor that was closed and given to
@@ -173,7 +173,7 @@ class Exchange:
                 duplicate.close()
 
     def __repr__(self) -> str:
-        return f"<Exchange {self._phase}, {self.received} bytes received>"
+        return f"<Call {self._phase}, {self.received} bytes received>"
 
 
 def _duplicate(sock: socket.socket) -> _socket.socket:

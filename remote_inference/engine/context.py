@@ -1,4 +1,4 @@
-"""What an engine works with, and what it works on: `EnginePart` and `Job`."""
+"""What an engine works with, and what it works on: `EngineContext` and `Job`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from ..config import Deployment
 from ..errors import RequestError
 from ..events import Hooks
 from ..policy.breaker import CircuitBreaker
-from ..providers.base import Provider
 from ..transport.session import RebuildResult, SessionRebuildCause, SessionSnapshot
 from ..types import Priority
 from .metrics import MetricsRecorder
+from .upstream import Asker
 
-__all__ = ["EnginePart", "Job", "Session"]
+__all__ = ["EngineContext", "Job", "Session"]
 
 
 @dataclass(kw_only=True)
@@ -60,11 +60,11 @@ class Session(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EnginePart:
+class EngineContext:
     """What an engine works with. One a deployment and process; limiter and estimates are shared by all of them."""
 
     deployment: Deployment
-    provider: Provider
+    upstream: Asker
     session: Session
     limiter: RateLimiter
     breaker: CircuitBreaker

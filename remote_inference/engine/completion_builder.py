@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from ..types import FinishReason, TokenChunk, TokenUsage, ToolCall
 
-__all__ = ["Answer"]
+__all__ = ["CompletionBuilder"]
 
 
-class Answer:
+class CompletionBuilder:
     """What one attempt has said so far."""
 
     def __init__(self, prompt_estimate: int) -> None:

@@ -19,14 +19,16 @@ from remote_inference.errors import (
     ServerError,
     StreamTruncated,
 )
-from remote_inference.providers.openai_answer import AnswerReader, usage_of
-from remote_inference.providers.openai_errors import error_of_answer, error_of_object
+from remote_inference.providers.error_body import error_of_answer, error_of_object
+from remote_inference.providers.openai_reader import ChatReader, usage_of
 from remote_inference.types import FinishReason, TokenChunk, TokenUsage
 
 
-def read(*events: Any, secret: Secret | None = None) -> tuple[list[TokenChunk], AnswerReader]:
-    reader = AnswerReader(secret)
-    chunks = [reader.chunk_of(event if isinstance(event, str) else json.dumps(event)) for event in events]
+def read(*events: Any, secret: Secret | None = None) -> tuple[list[TokenChunk], ChatReader]:
+    reader = ChatReader(secret)
+    chunks = [
+        reader.event("message", event if isinstance(event, str) else json.dumps(event)) for event in events
+    ]
     return [chunk for chunk in chunks if chunk is not None], reader
 
 
@@ -65,7 +67,7 @@ def test_an_oddity_before_between_and_after_changes_nothing(oddity: str) -> None
     odd = ODDITIES[oddity]
     chunks, reader = read(odd, said({"content": "a"}), odd, said({"content": "b"}), said({}, "stop"), odd)
     assert text(chunks) == "ab"
-    assert reader.last().finish_reason is FinishReason.STOP
+    assert reader.end().finish_reason is FinishReason.STOP
 
 
 def test_the_usage_comes_after_the_finish_in_a_chunk_without_choices() -> None:
@@ -77,7 +79,7 @@ def test_the_usage_comes_after_the_finish_in_a_chunk_without_choices() -> None:
     }
     _, reader = read(said({"content": "a"}), said({}, "stop"), {"choices": [], "usage": usage})
     expected = TokenUsage(prompt_tokens=9, completion_tokens=4, cached_tokens=8, reasoning_tokens=3)
-    assert reader.last().usage == expected
+    assert reader.end().usage == expected
 
 
 def test_usage_on_every_chunk_counts_once() -> None:
@@ -85,13 +87,13 @@ def test_usage_on_every_chunk_counts_once() -> None:
         *(said({"content": "a"}, usage={"prompt_tokens": 2, "completion_tokens": n}) for n in (1, 2, 3)),
         said({}, "stop"),
     )
-    assert reader.last().usage == TokenUsage(prompt_tokens=2, completion_tokens=3)
+    assert reader.end().usage == TokenUsage(prompt_tokens=2, completion_tokens=3)
 
 
 def test_the_finish_reason_may_come_with_the_text() -> None:
     chunks, reader = read(said({"content": "all of it"}, "length"))
     assert text(chunks) == "all of it"
-    assert reader.last().finish_reason is FinishReason.LENGTH
+    assert reader.end().finish_reason is FinishReason.LENGTH
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_the_finish_reason_may_come_with_the_text() -> None:
 )  # fmt: skip
 def test_finish_reasons_are_mapped(word: str, reason: str) -> None:
     _, reader = read(said({"content": "a"}, word))
-    assert reader.last().finish_reason is FinishReason(reason)
+    assert reader.end().finish_reason is FinishReason(reason)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_finish_reasons_are_mapped(word: str, reason: str) -> None:
 def test_an_answer_that_is_not_whole_has_no_last_chunk(events: list[Any], error: type[RequestError]) -> None:
     _, reader = read(*events)
     with pytest.raises(error):
-        reader.last()
+        reader.end()
 
 
 @pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
@@ -139,7 +141,7 @@ def test_a_legacy_function_call_is_a_tool_call() -> None:
         (0, "call_0", "f", ""),
         (0, "", "", "{}"),
     ]
-    assert reader.last().finish_reason is FinishReason.TOOL_CALLS
+    assert reader.end().finish_reason is FinishReason.TOOL_CALLS
 
 
 def test_tool_calls_without_an_index_are_told_apart_by_id() -> None:
@@ -206,28 +208,28 @@ json_values = st.recursive(
 
 @given(json_values, st.sampled_from(["event", "choice", "delta", "whole", "error"]))
 def test_any_json_is_read_or_refused_with_one_of_our_errors(value: Any, place: str) -> None:
-    reader = AnswerReader(None)
+    reader = ChatReader(None)
     event = {"event": value, "choice": {"choices": [value]}, "delta": said(value)}.get(place, value)
     try:
         if place == "whole":
-            reader.whole(json.dumps(event).encode())
+            reader.body(json.dumps(event).encode())
         elif place == "error":
             assert isinstance(error_of_object(200, value, secret=None), RequestError)
         else:
-            reader.chunk_of(json.dumps(event))
+            reader.event("message", json.dumps(event))
     except RequestError:
         pass
 
 
 @given(st.binary(max_size=60), st.integers(400, 599))
 def test_any_error_body_gives_an_error(body: bytes, status: int) -> None:
-    assert isinstance(error_of_answer(status, body, {}, now=0.0, secret=None), RequestError)
+    assert isinstance(error_of_answer(status, {}, body, now=0.0, secret=None), RequestError)
 
 
 @given(json_values, st.integers(400, 599))
 def test_any_json_error_body_gives_an_error(value: Any, status: int) -> None:
     body = json.dumps({"error": value}).encode()
-    assert isinstance(error_of_answer(status, body, {}, now=0.0, secret=None), RequestError)
+    assert isinstance(error_of_answer(status, {}, body, now=0.0, secret=None), RequestError)
 
 
 def test_counts_that_are_none_count_as_zero() -> None:

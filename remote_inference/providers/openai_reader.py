@@ -14,9 +14,10 @@ from typing import Any
 from ..credentials import Secret
 from ..errors import ContentFiltered, InvalidResponse, RequestError, ServerError, StreamTruncated
 from ..types import FinishReason, TokenChunk, TokenUsage, ToolCallDelta
-from .openai_errors import error_of_object
+from .base import AnswerReader
+from .error_body import error_of_object
 
-__all__ = ["AnswerReader", "usage_of"]
+__all__ = ["ChatReader", "usage_of"]
 
 _FINISH = {
     "stop": FinishReason.STOP,
@@ -39,32 +40,30 @@ _BROKEN_OFF = frozenset({"abort", "aborted", "cancelled", "canceled", "interrupt
 _raw_decode = json.JSONDecoder().raw_decode
 
 
-class AnswerReader:
-    """Reads one answer. Feed it objects with `chunk_of`, then ask for its `last` chunk.
+class ChatReader(AnswerReader):
+    """Reads one answer; see `AnswerReader`.
 
     Args:
         secret: the credential, which no error may repeat.
 
     Attributes:
         finish: the finish reason, once it has come.
-        usage: likewise.
     """
 
     def __init__(self, secret: Secret | None) -> None:
         self.finish: FinishReason | None = None
-        self.usage: TokenUsage | None = None
         self._secret = secret
         # the place of each tool call, by the server's index, or by its id where the server gives none
         self._calls: dict[str | int, int] = {}
         self._failure: RequestError | None = None
 
-    def chunk_of(self, data: str) -> TokenChunk | None:
-        """The output in one event's data, None if there is none in it.
-
-        Raises:
-            InvalidResponse: it is not an object of this format.
-            RequestError: it is an error.
-        """
+    def event(self, kind: str, data: str) -> TokenChunk | None:
+        """See `AnswerReader.event`."""
+        if data.startswith("[DONE]"):
+            self.done = True
+            return None
+        if kind == "error":
+            self._raise_error(data)
         try:
             event, end = _raw_decode(data)
             if end != len(data):
@@ -117,8 +116,13 @@ class AnswerReader:
             raise InvalidResponse("no_choices")
         return None
 
-    def whole(self, data: bytes) -> TokenChunk | None:
-        """The output of an answer that was not streamed; like `chunk_of`."""
+    def _raise_error(self, data: str) -> None:
+        error = _parsed(data)
+        inner = error.get("error") if isinstance(error, dict) else None
+        raise error_of_object(200, inner or error, secret=self._secret)
+
+    def body(self, data: bytes) -> TokenChunk | None:
+        """See `AnswerReader.body`."""
         event = _parsed(data)
         if not isinstance(event, dict):
             raise InvalidResponse("not_json")
@@ -137,20 +141,20 @@ class AnswerReader:
             raise InvalidResponse("no_message")
         return self._output(message)
 
-    def last(self) -> TokenChunk:
-        """The chunk that ends the answer.
+    def end(self) -> TokenChunk:
+        """See `AnswerReader.end`.
 
         Raises:
             StreamTruncated: no finish reason has come.
             ContentFiltered: the filter cut the answer.
             ServerError: the server named a failure as the finish reason.
         """
-        failure = self.failure()
+        failure = self._failed()
         if failure is not None:
             raise failure
         return TokenChunk(finish_reason=self.finish, usage=self.usage)
 
-    def failure(self) -> RequestError | None:
+    def _failed(self) -> RequestError | None:
         """Why the answer that has ended is not a whole one, or None."""
         if self._failure is not None:
             return self._failure
@@ -159,11 +163,6 @@ class AnswerReader:
         if self.finish is None:
             return StreamTruncated("no_finish_reason")
         return None
-
-    @property
-    def ended(self) -> bool:
-        """Whether a finish reason has come, good or bad."""
-        return self.finish is not None or self._failure is not None
 
     def _output(self, delta: dict[str, Any]) -> TokenChunk | None:
         get = delta.get
@@ -207,6 +206,7 @@ class AnswerReader:
         else:
             # A word that nobody knows yet is an end all the same.
             self.finish = _FINISH.get(word, FinishReason.STOP)
+        self.complete = True
 
     def _take_usage(self, usage: Any) -> None:
         if isinstance(usage, dict):

@@ -1,4 +1,4 @@
-"""What servers of OpenAI's API say when they fail: the shapes of their errors, read into ours.
+"""What servers say when they fail: the shapes of their errors, read into ours.
 
 The bodies differ: OpenAI ``{"error": {...}}``, older vLLM ``{"object": "error", "code": ...}``, Gemini's
 endpoint a list around it, FastAPI ``{"detail": ...}``, gateways a page of HTML. The status decides where the
@@ -27,14 +27,14 @@ _TOO_LONG = re.compile(
 
 
 def error_of_answer(
-    status: int, body: bytes, headers: Mapping[str, str], *, now: float, secret: Secret | None
+    status: int, headers: Mapping[str, str], body: bytes, *, now: float, secret: Secret | None
 ) -> RequestError:
-    """The error for an answer whose status is not 200.
+    """The error for an answer whose status is not 2xx.
 
     Args:
         status: of HTTP.
-        body: what was read of it.
         headers: for Retry-After.
+        body: what was read of it.
         now: seconds since the epoch.
         secret: the credential, which no code may repeat.
     """
