@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from ..types import FinishReason, TokenChunk, TokenUsage, ToolCall
 
 __all__ = ["CompletionBuilder"]
@@ -68,11 +70,22 @@ class CompletionBuilder:
         return tuple(ToolCall(id=i, name=n, arguments=a) for _, (i, n, a) in sorted(self._calls.items()))
 
     def usage(self) -> TokenUsage:
-        """The provider's figures; where it told none, ours: four bytes a token, and at least one a chunk said."""
-        if self._usage is not None:
-            return self._usage
+        """The provider's figures; ours where it told none: four bytes a token.
+
+        A zero beside a prompt or an answer is none: no answer of any length costs nothing.
+        """
         said = (*self._text, *self._reasoning, *self._refusal, *(call[2] for call in self._calls.values()))
         size = sum(len(part.encode("utf-8", "surrogatepass")) for part in said)
-        return TokenUsage(
-            prompt_tokens=self._prompt_estimate, completion_tokens=-(-size // 4), estimated=True
+        told = self._usage
+        if told is None:
+            return TokenUsage(
+                prompt_tokens=self._prompt_estimate, completion_tokens=-(-size // 4), estimated=True
+            )
+        if told.prompt_tokens and (told.completion_tokens or not size):
+            return told
+        return replace(
+            told,
+            prompt_tokens=told.prompt_tokens or self._prompt_estimate,
+            completion_tokens=told.completion_tokens or -(-size // 4),
+            estimated=True,
         )

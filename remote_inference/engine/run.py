@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from dataclasses import replace
 
 from ..cluster import Cost, LimitKey, Permit
 from ..errors import (
@@ -22,11 +23,12 @@ from ..errors import (
     Timeout,
     Unauthorized,
 )
-from ..events import AttemptFailed, AttemptStarted, RequestFinished, RetryScheduled
+from ..events import AttemptFailed, AttemptStarted, RequestFinished, RetryScheduled, WaitShortened
 from ..policy.breaker import Admission
 from ..policy.classify import traits
 from ..policy.quota import QuotaReport
 from ..policy.retry import decide
+from ..policy.retry_after import MAX_RETRY_AFTER
 from ..providers import AnswerHead
 from ..transport.session import SessionRebuildCause, SessionSnapshot
 from ..types import Completion, InferenceRequest, Priority, Timings, TokenUsage
@@ -120,6 +122,7 @@ class Run:
                         attempt=self._attempts,
                         error=type(error).__name__,
                         code=error.code,
+                        call_id=self._head.call_id,
                     )
                 )
                 if not self._again(error):
@@ -211,6 +214,8 @@ class Run:
                 raise
             raise error from exc
         usage = answer.usage()
+        if usage.cost_usd is None and self._head.cost_usd is not None:
+            usage = replace(usage, cost_usd=self._head.cost_usd)
         self._used(usage)
         admission.success()
         actual = Cost(usage.prompt_tokens, usage.completion_tokens)
@@ -258,6 +263,20 @@ class Run:
         self._head = head
         if head.quota is not None:
             self._context.limiter.observe(self._limit_key, head.quota)
+            told = head.quota.told_pause
+            if told is not None and told > MAX_RETRY_AFTER:
+                self._tell_shortened(told)
+
+    def _tell_shortened(self, told: float) -> None:
+        self._context.hooks(
+            WaitShortened(
+                deployment=self._context.deployment.name,
+                request_id=self._job.request_id,
+                attempt=self._attempts,
+                told=told,
+                counted=MAX_RETRY_AFTER,
+            )
+        )
 
     def _what_happened(self, exc: BaseException) -> BaseException:
         """The real cause, where an error is only its consequence: a cut socket, a clamped time-out."""
@@ -297,11 +316,15 @@ class Run:
         else:  # refused, as it seems; of what is none of the provider's errors nobody knows
             permit.settle(Cost(0, 0) if isinstance(error, RequestError) else None)
 
+    def _cost(self, usage: TokenUsage) -> float | None:
+        """By the prices that are configured; where there are none, what the provider or a gateway says."""
+        price = self._context.deployment.price
+        return usage.cost_usd if price is None else price.cost(usage)
+
     def _used(self, usage: TokenUsage) -> None:
         self._usage = usage if self._usage is None else self._usage + usage
 
     def _completion(self, answer: CompletionBuilder, usage: TokenUsage) -> Completion:
-        price = self._context.deployment.price
         now = self._clock.monotonic()
         return Completion(
             request_id=self._job.request_id,
@@ -313,7 +336,8 @@ class Run:
             tool_calls=answer.tool_calls,
             finish_reason=answer.finish_reason,  # type: ignore[arg-type]  # checked: not None
             usage=usage,
-            cost_usd=None if price is None else price.cost(usage),
+            cost_usd=self._cost(usage),
+            call_id=self._head.call_id,
             attempts=self._attempts,
             timings=Timings(
                 queued=max(0.0, self._began_at - self._job.submitted) if self._job.submitted else 0.0,
@@ -326,6 +350,8 @@ class Run:
 
     def _again(self, error: RequestError) -> bool:
         """Whether to try again; waits for it."""
+        if error.told_wait is not None:
+            self._tell_shortened(error.told_wait)
         if isinstance(error, Unauthorized):
             return self._after_401(error)
         decision = decide(
@@ -394,9 +420,9 @@ class Run:
 
     def finished(self, outcome: str, error: BaseException | None = None) -> None:
         """Tell the hooks and the counts, of all attempts together."""
-        usage, price, cost = self._usage, self._context.deployment.price, None
+        usage, cost = self._usage, None
         if usage is not None:
-            cost = None if price is None else price.cost(usage)
+            cost = self._cost(usage)
             self._context.metrics.add("prompt_tokens", usage.prompt_tokens)
             self._context.metrics.add("completion_tokens", usage.completion_tokens)
             if cost:

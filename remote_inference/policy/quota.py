@@ -26,9 +26,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
+
+from .retry_after import MAX_RETRY_AFTER
+from .times import LONGEST, seconds_until
 
 __all__ = ["DIMENSIONS", "Quota", "QuotaReport", "parse_quota"]
 
@@ -40,7 +41,6 @@ SHORT_PAUSE = 1.0
 """Seconds; see `QuotaReport.pause`."""
 
 _MOST = 10**12
-_LONGEST = 31 * DAY
 _SURELY_LONGER = (
     120.0  # seconds: a reset of a minute's limit may pass 60 by skewed clocks, or when it is overdrawn
 )
@@ -69,13 +69,6 @@ _SCOPES = frozenset({"project", "organization", "org", "workspace"})
 _FILLERS = frozenset({"per"})
 
 _NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{0,9})?", re.ASCII)
-_DURATION = re.compile(
-    r"(?:(\d{1,9}(?:\.\d{1,9})?)d)?(?:(\d{1,9}(?:\.\d{1,9})?)h)?(?:(\d{1,9}(?:\.\d{1,9})?)m(?!s))?"
-    r"(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9}(?:\.\d{1,9})?)ms)?(?:(\d{1,12}(?:\.\d{1,9})?)(?:us|µs))?",
-    re.ASCII,
-)
-_UNITS = (DAY, HOUR, MINUTE, 1.0, 1e-3, 1e-6)
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|z|[+-]\d\d:\d\d)", re.ASCII)
 _OF_SECONDS = re.compile(r";\s*(?:w|window)\s*=\s*(\d{1,9})", re.ASCII)
 
 
@@ -143,7 +136,7 @@ class QuotaReport:
         return least
 
     @property
-    def pause(self) -> float | None:
+    def told_pause(self) -> float | None:
         """Seconds for which to send nothing, because something is used up; None: there is something left.
 
         Until the reset where that is of more than a minute. Else no longer than `SHORT_PAUSE` at a time: for most
@@ -155,6 +148,12 @@ class QuotaReport:
             if quota.remaining == 0 and quota.reset
         ]
         return max(waits, default=None)
+
+    @property
+    def pause(self) -> float | None:
+        """The same, but an hour at most at a time (`MAX_RETRY_AFTER`): the next answer says what is left then."""
+        told = self.told_pause
+        return None if told is None else min(told, MAX_RETRY_AFTER)
 
 
 def parse_quota(
@@ -229,7 +228,7 @@ def _quota(dimension: str, period: float | None, parts: Mapping[str, float]) -> 
         remaining = min(remaining, limit)
     reset = parts.get("reset")
     window = period if period is not None else parts.get("window")
-    if window is not None and not 0 < window <= _LONGEST:
+    if window is not None and not 0 < window <= LONGEST:
         window = None
     if window is None and reset is not None:
         window = _longer_window(limit, remaining, reset)
@@ -265,31 +264,6 @@ def _number(text: str) -> float | None:
 
 def _reset(text: str, now: float) -> float | None:
     """Seconds from now: of a duration, a number, or a time."""
-    text = text.strip()
-    number = _number(text)
-    if number is not None:
-        if number >= 1e12:  # milliseconds since the epoch
-            number = number / 1000.0 - now
-        elif number >= 1e9:  # seconds since the epoch
-            number -= now
-    elif text and (duration := _DURATION.fullmatch(text)):
-        number = sum(
-            float(amount) * unit for amount, unit in zip(duration.groups(), _UNITS, strict=True) if amount
-        )
-    else:
-        moment = _time(text)
-        number = None if moment is None else moment - now
-    return None if number is None or math.isnan(number) else min(max(number, 0.0), _LONGEST)
-
-
-def _time(text: str) -> float | None:
-    """Seconds since the epoch, of RFC 3339 or of HTTP."""
-    try:
-        parts = _RFC3339.fullmatch(text)
-        if parts:
-            zone = "+00:00" if parts[4] in "Zz" else parts[4]
-            return datetime.fromisoformat(f"{parts[1]}T{parts[2]}{zone}").timestamp() + float(parts[3] or 0)
-        moment = parsedate_to_datetime(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
+    number = _number(text.strip())
+    seconds = seconds_until(text if number is None else str(number), now)
+    return None if seconds is None else min(seconds, LONGEST)

@@ -1,29 +1,44 @@
 """What servers say when they fail: the shapes of their errors, read into ours.
 
 The bodies differ: OpenAI ``{"error": {...}}``, older vLLM ``{"object": "error", "code": ...}``, Gemini's
-endpoint a list around it, FastAPI ``{"detail": ...}``, gateways a page of HTML. The status decides where the
-body says nothing.
+endpoint a list around it, FastAPI ``{"detail": ...}``, Google's ``details`` with a reason in them, gateways an error
+within an error, or a page of HTML. The status decides where the body says nothing.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..credentials import Secret
 from ..errors import RequestError
-from ..policy.classify import error_for_status, parse_retry_after
+from ..policy.classify import Meaning, error_for_status
+from ..policy.retry_after import MAX_RETRY_AFTER, parse_should_retry, told_wait
+from ..policy.times import seconds_until
+from .error_words import meaning_of, wait_in
 
-__all__ = ["error_of_answer", "error_of_object"]
+__all__ = ["error_in", "error_of_answer", "error_of_object"]
 
-# Servers that give no code for it say it in words. Only whether it matches goes any further.
-_TOO_LONG = re.compile(
-    r"(maximum|max|exceeds?( the)?( available)?|model'?s?) context (length|window|size)"
-    r"|context (length|window) exceeded|prompt is too long|input is too long|too many tokens",
-    re.IGNORECASE,
-)
+_DEEPEST = 8
+_CODES = ("code", "error_code", "errorCode", "err_code", "errcode", "status_code", "Code")
+_KINDS = ("type", "error_type", "__type")
+_REASONS = ("status", "reason", "name")  # say what it means, and are shown by nobody
+_SENTENCES = (
+    "message", "detail", "error_msg", "error_message", "errorMessage", "status_msg", "msg", "Message", "description",
+    "errmsg", "title", "reason",
+)  # fmt: skip
+_INSIDE = (
+    "error", "errors", "detail", "details", "innererror", "inner_error", "base_resp", "fault", "metadata", "raw",
+    "response", "err", "Error", "cause", "body", "provider_error", "x_groq",
+)  # fmt: skip
+_STATUS = re.compile("[1-5][0-9][0-9]")
+# A code that says that nothing is wrong.
+_FINE = frozenset({"", "0", "200", "ok", "success", "none", "null", "false"})
+# What Google says of limits by the minute too; only a limit by the day is used up for good, as far as we can wait.
+_GOOGLE_QUOTA = re.compile(r"per[_-]?minute|perminute", re.IGNORECASE)
 
 
 def error_of_answer(
@@ -33,65 +48,181 @@ def error_of_answer(
 
     Args:
         status: of HTTP.
-        headers: for Retry-After.
+        headers: for Retry-After and ``x-should-retry``.
         body: what was read of it.
         now: seconds since the epoch.
         secret: the credential, which no code may repeat.
     """
     try:
-        parsed = json.loads(body)
+        parsed: Any = json.loads(body)
     except (ValueError, RecursionError):
-        parsed = None
-    return error_of_object(
-        status, _error_in(parsed), secret=secret, retry_after=parse_retry_after(headers, now)
-    )
+        parsed = body[:4096].decode(errors="replace")
+    told = told_wait(headers, now, limited=status == 429)
+    error = error_of_object(status, parsed, secret=secret, told=told)
+    return error.advised(should_retry=parse_should_retry(headers), told_wait=error.told_wait)
 
 
-def _error_in(parsed: Any) -> Any:
-    if isinstance(parsed, list) and parsed:
-        parsed = parsed[0]
-    if not isinstance(parsed, Mapping):
+def error_in(event: Mapping[str, Any]) -> Any:
+    """The error in what should be an answer or a piece of one; None where there is none.
+
+    Besides ``error`` objects: older vLLM's ``object``, flat ones (a code or an error's type beside a message), lists
+    of errors, and those of gateways that put their own status beside the answer.
+    """
+    for name in ("error", "errors", "Error"):
+        found = event.get(name)
+        if found and found is not True:
+            return found
+    if event.get("object") == "error" or event.get("type") == "error" or event.get("event") == "error":
+        return event
+    base = event.get("base_resp")  # MiniMax
+    if isinstance(base, Mapping) and _is_wrong(base.get("status_code")):
+        return base
+    if event.get("choices"):
         return None
-    error = parsed.get("error")
-    return parsed if error is None else error
+    kind = event.get("type", event.get("error_type", event.get("status")))
+    flat = isinstance(kind, str) and bool(re.search(r"error|exception|fail", kind, re.IGNORECASE))
+    code = next((event[name] for name in _CODES if name in event), None)
+    sentence = any(isinstance(event.get(name), str) and event.get(name) for name in _SENTENCES)
+    if sentence and (flat or (_is_wrong(code) and isinstance(code, (str, int)))):
+        return event
+    if isinstance(event.get("detail"), (str, list)) and event.get("detail") and len(event) <= 3:
+        return event  # FastAPI
+    return None
+
+
+def _is_wrong(code: Any) -> bool:
+    return code is not None and str(code).lower() not in _FINE
+
+
+@dataclass
+class _Said:
+    """Everything that an error's body says, from the outside in."""
+
+    codes: list[str | int] = field(default_factory=list)
+    kinds: list[str] = field(default_factory=list)
+    reasons: list[str] = field(default_factory=list)
+    param: str | None = None
+    sentences: list[str] = field(default_factory=list)
+    wait: str = ""
+    per_minute: bool = False
 
 
 def error_of_object(
-    status: int, error: Any, *, secret: Secret | None, retry_after: float | None = None
+    status: int, error: Any, *, secret: Secret | None, told: float | None = None
 ) -> RequestError:
-    """The error for an ``error`` object (or whatever stands in its place), in an answer or in a stream.
+    """The error for an ``error`` object, or whatever stands in its place, in an answer or in a stream.
 
     Args:
         status: of the answer; 200 in a stream.
-        error: the object.
+        error: the object, or all that was said.
         secret: the credential, which no code may repeat.
-        retry_after: seconds.
+        told: seconds to wait, by the headers.
     """
-    code = kind = param = None
-    message: Any = error
-    if isinstance(error, Mapping):
-        code, kind, param = error.get("code"), error.get("type"), error.get("param")
-        message = error.get("message", error.get("detail"))
-        inner = error.get("innererror")  # Azure puts the content filter there
-        if isinstance(inner, Mapping) and code in (None, ""):
-            code = inner.get("code")
-    code = None if isinstance(code, bool) or not isinstance(code, (str, int)) else code
-    kind = kind if isinstance(kind, str) else None
-    param = param if isinstance(param, str) else None
-    number = int(code) if code is not None and re.fullmatch("[1-5][0-9][0-9]", str(code)) else 0
-    if number:
+    said = _Said()
+    for inner in _objects(error, 0):
+        _gather(inner, said)
+    number = next((int(c) for c in said.codes if _STATUS.fullmatch(str(c)) and int(c) >= 400), 0)
+    if status < 400 and number:
         # A status in the code's place: it counts where HTTP's own says nothing, and is no word.
-        status = number if status < 400 <= number else status
-        code = None
-    if status in (200, 400, 413, 422) and isinstance(message, str) and _TOO_LONG.search(message[:1000]):
-        code, status = "context_length_exceeded", 400
+        status = number
+    words = [str(code) for code in said.codes if not _STATUS.fullmatch(str(code))]
     if secret is not None and secret.reveal():
         key = secret.reveal()
-        code, kind, param = (None if isinstance(w, str) and key in w else w for w in (code, kind, param))
-    return error_for_status(
+        words = [word for word in words if key not in word]
+        said.kinds = [kind for kind in said.kinds if key not in kind]
+        said.param = None if said.param and key in said.param else said.param
+    meaning = _meaning(said, status)
+    if told is None:
+        told = seconds_until(said.wait, 0.0) if said.wait else None
+    quota_of_a_minute = said.per_minute or (told and "RESOURCE_EXHAUSTED" in said.reasons)
+    if meaning == "quota" and quota_of_a_minute:
+        meaning = None
+    found = error_for_status(
         status,
-        None if code is None else str(code),
-        param if isinstance(param, str) else None,
-        kind if isinstance(kind, str) else None,
-        retry_after,
+        words[0] if words else None,
+        said.param,
+        said.kinds[0] if said.kinds else None,
+        None if told is None else min(told, MAX_RETRY_AFTER),
+        words=() if quota_of_a_minute else [*words[1:], *said.kinds[1:], *said.reasons],
+        meaning=meaning,
     )
+    return found.advised(told_wait=told if told is not None and told > MAX_RETRY_AFTER else None)
+
+
+def _meaning(said: _Said, status: int) -> Meaning | None:
+    """Of the sentences; the innermost ones are the provider's own, and what is too long counts before all."""
+    found = [m for m in (meaning_of(sentence, status) for sentence in said.sentences) if m is not None]
+    return "context_length" if "context_length" in found else next(iter(found), None)
+
+
+def _objects(value: Any, depth: int) -> Iterator[Any]:
+    """The error objects (or sentences) in a value, the outer ones first."""
+    if depth > _DEEPEST:
+        return
+    if isinstance(value, str):
+        text = value.strip()
+        start = text.find("{")
+        if start >= 0:  # an error within an error's message: "400 Bad Request: {...}"
+            inner = _parsed(text[start:])
+            if inner is not None:
+                yield from _objects(inner, depth + 1)
+        yield value
+    elif isinstance(value, list):
+        for item in value[:20]:
+            yield from _objects(item, depth + 1)
+    elif isinstance(value, Mapping):
+        yield value
+        for name in _INSIDE:
+            if value.get(name):
+                yield from _objects(value[name], depth + 1)
+        message = value.get("message")
+        if isinstance(message, (dict, list)) or (isinstance(message, str) and "{" in message):
+            yield from _objects(message, depth + 1)
+
+
+def _parsed(text: str) -> Any:
+    try:
+        found, _ = json.JSONDecoder().raw_decode(text)
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _gather(error: Any, said: _Said) -> None:
+    if isinstance(error, str):
+        said.sentences.append(error)
+        said.wait = said.wait or wait_in(error)
+        if len(error) <= 64 and re.fullmatch(r"[A-Za-z]+(_[A-Za-z]+)+", error):  # "error": "invalid_api_key"
+            said.codes.append(error)
+        return
+    if not isinstance(error, Mapping):
+        return
+    for name in _CODES:
+        code = error.get(name)
+        if isinstance(code, (str, int)) and not isinstance(code, bool) and code != "" and _is_wrong(code):
+            said.codes.append(code)
+    for name in _KINDS:
+        kind = error.get(name)
+        if isinstance(kind, str) and kind and kind != "error":
+            said.kinds.append(kind)
+    for name in _REASONS:
+        reason = error.get(name)
+        if isinstance(reason, str) and reason:
+            said.reasons.append(reason)
+        elif name == "status" and isinstance(reason, int) and not isinstance(reason, bool):
+            said.codes.append(reason)
+    if isinstance(error.get("param"), str):
+        said.param = said.param or error["param"]
+    for name in _SENTENCES:
+        sentence = error.get(name)
+        if isinstance(sentence, str) and sentence:
+            said.sentences.append(sentence)
+            said.wait = said.wait or wait_in(sentence)
+    for name in ("retryDelay", "retry_after", "retryAfter", "retry_after_seconds"):
+        delay = error.get(name)
+        if isinstance(delay, (str, int, float)) and not isinstance(delay, bool):
+            said.wait = said.wait or str(delay)
+    for violation in error.get("violations") or ():
+        if isinstance(violation, Mapping):
+            text = f"{violation.get('quotaId')} {violation.get('quotaMetric')}"
+            said.per_minute = said.per_minute or bool(_GOOGLE_QUOTA.search(text))

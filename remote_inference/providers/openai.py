@@ -15,6 +15,9 @@ from .openai_request import chat_body
 __all__ = ["OpenAIProvider"]
 
 
+_MEANINGS = ("stop", "length", "tool_calls", "content_filter", "error")
+
+
 class OpenAIProvider(Provider):
     """``POST {endpoint}/chat/completions``, streamed or not.
 
@@ -23,12 +26,22 @@ class OpenAIProvider(Provider):
     - ``max_tokens_field``: ``max_tokens`` or ``max_completion_tokens`` (see
       `openai_request.max_tokens_field`).
     - ``include_usage``: False for servers that refuse ``stream_options``; usage is then estimated.
+    - ``done_is_finish``: True for servers that end a stream with ``[DONE]`` and never name a finish reason; the
+      answer is whole by then.
+    - ``finish_reasons``: the server's own words for the end of an answer, each with what it means in OpenAI's:
+      ``stop``, ``length``, ``tool_calls``, ``content_filter``, or ``error``.
     - ``auth_header``: the header that carries the key by itself, for instance ``api-key`` (Azure); without
       it, ``Authorization: Bearer``.
     """
 
     name: ClassVar[str] = "openai"
-    options: ClassVar[tuple[str, ...]] = ("auth_header", "include_usage", "max_tokens_field")
+    options: ClassVar[tuple[str, ...]] = (
+        "auth_header",
+        "done_is_finish",
+        "finish_reasons",
+        "include_usage",
+        "max_tokens_field",
+    )
 
     def check(self, deployment: Deployment) -> None:
         """Check the options.
@@ -44,8 +57,14 @@ class OpenAIProvider(Provider):
         options = deployment.options
         if options.get("max_tokens_field", "max_tokens") not in ("max_tokens", "max_completion_tokens"):
             faults.append("options.max_tokens_field: must be max_tokens or max_completion_tokens")
-        if not isinstance(options.get("include_usage", True), bool):
-            faults.append("options.include_usage: must be true or false")
+        for name in ("done_is_finish", "include_usage"):
+            if not isinstance(options.get(name, True), bool):
+                faults.append(f"options.{name}: must be true or false")
+        words = options.get("finish_reasons", {})
+        if not isinstance(words, Mapping) or not all(
+            isinstance(word, str) and meaning in _MEANINGS for word, meaning in words.items()
+        ):
+            faults.append(f"options.finish_reasons: must have one of {', '.join(_MEANINGS)} for each word")
         header = options.get("auth_header", "Authorization")
         if not isinstance(header, str) or not header.replace("-", "").isalnum() or not header.isascii():
             faults.append("options.auth_header: must be the name of a header")
@@ -58,7 +77,12 @@ class OpenAIProvider(Provider):
 
     def reader(self, call: ProviderCall) -> AnswerReader:
         """See `Provider.reader`."""
-        return ChatReader(call.credential)
+        return ChatReader(
+            call.credential,
+            prompt_estimate=call.request.estimated_prompt_tokens(),
+            done_is_finish=bool(call.option("done_is_finish", False)),
+            finish_reasons=call.option("finish_reasons"),
+        )
 
 
 def _auth_headers(call: ProviderCall) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""urllib3's connections, taught to obey an `Call`: its clocks for every read, its cut in every state.
+"""urllib3's connections, taught to obey a `Call`: its clocks for every read, its cut in every state.
 
 The call reaches them through a context variable, because urllib3 hands nothing of the caller's through to
 the connection that it picks.
@@ -7,7 +7,6 @@ the connection that it picks.
 from __future__ import annotations
 
 import functools
-import http.client
 import io
 import socket
 from contextvars import ContextVar
@@ -19,8 +18,9 @@ from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConn
 from urllib3.util.connection import allowed_gai_family
 
 from .call import Call
+from .http_head import HeadReader
 
-__all__ = ["CURRENT", "POOL_CLASSES", "SOCKET_OPTIONS"]
+__all__ = ["CURRENT", "POOL_CLASSES", "SOCKET_OPTIONS", "Connection", "FreshFirst"]
 
 CURRENT: ContextVar[Call] = ContextVar("remote_inference_call")
 """The call for which a connection is being asked."""
@@ -77,19 +77,20 @@ class _Source:
         return io.BufferedReader(self._reader, _BUFFER)
 
 
-class _Response(http.client.HTTPResponse):
+class _Response(HeadReader):
     def __init__(self, call: Call, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
         super().__init__(_Source(sock, call), *args, **kwargs)  # type: ignore[arg-type]  # makefile() does
         call.response = self
 
 
-class _Connection(HTTPConnection):
+class Connection(HTTPConnection):
     """A connection that serves one call at a time."""
 
     call: Call | None = None
     _outgoing: list[bytes] | None = None
 
-    def _serve(self) -> Call:
+    def serve(self) -> Call:
+        """Take on the call for which the connection is being asked."""
         call = CURRENT.get()
         self.call = call
         self.response_class = functools.partial(_Response, call)  # type: ignore[assignment]  # is called
@@ -101,7 +102,7 @@ class _Connection(HTTPConnection):
         self.__dict__.pop("response_class", None)
 
     def connect(self) -> None:
-        call = self._serve()
+        call = self.serve()
         call.fresh = True
         try:
             super().connect()
@@ -110,7 +111,7 @@ class _Connection(HTTPConnection):
 
     def _new_conn(self) -> socket.socket:
         """Like urllib3's, but all addresses share one limit, and the socket can be cut while it connects."""
-        call = self._serve()
+        call = self.serve()
         host = self._dns_host.strip("[]")
         try:
             found = socket.getaddrinfo(host, self.port, allowed_gai_family(), socket.SOCK_STREAM)
@@ -139,7 +140,7 @@ class _Connection(HTTPConnection):
         raise NewConnectionError(self, "not connected") from failure
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        call = self._serve()
+        call = self.serve()
         if self.sock is None:
             self.connect()
         call.await_first_byte()
@@ -167,11 +168,13 @@ class _Connection(HTTPConnection):
                 super().close()
 
 
-class _TLSConnection(_Connection, HTTPSConnection):
+class _TLSConnection(Connection, HTTPSConnection):
     pass
 
 
-class _Afresh(HTTPConnectionPool):
+class FreshFirst(HTTPConnectionPool):
+    """A pool that opens a connection anew for a call that asks for it."""
+
     def _get_conn(self, timeout: float | None = None) -> Any:
         conn = super()._get_conn(timeout)
         if CURRENT.get().afresh:
@@ -179,11 +182,11 @@ class _Afresh(HTTPConnectionPool):
         return conn
 
 
-class _Pool(_Afresh):
-    ConnectionCls = _Connection
+class _Pool(FreshFirst):
+    ConnectionCls = Connection
 
 
-class _TLSPool(_Afresh, HTTPSConnectionPool):
+class _TLSPool(FreshFirst, HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import os
 import socket
 import ssl
 import threading
@@ -22,7 +23,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.models import PreparedRequest, Response
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, should_bypass_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, prepend_scheme_if_needed, should_bypass_proxies
 from urllib3.poolmanager import PoolManager, ProxyManager
 from urllib3.util.ssl_ import create_urllib3_context
 
@@ -33,6 +34,7 @@ from ..errors import BadRequest, InvalidResponse, NetworkError, RequestError
 from .call import Call
 from .connection import CURRENT, POOL_CLASSES
 from .response import HttpResponse
+from .socks_proxy import is_socks, socks_manager
 
 __all__ = ["HttpClient", "HttpResponse", "map_failure"]
 
@@ -42,12 +44,14 @@ class HttpClient:
 
     Args:
         timeouts: for every call.
-        ca_file: certificates to trust in place of the bundled ones, a PEM file.
+        ca_file: certificates to trust, a PEM file or a directory of them; None: what the environment names
+            (``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``, ``SSL_CERT_FILE``, ``SSL_CERT_DIR``), else the bundled ones.
         headers: sent with every request, below those of the call.
         max_connections: kept open; more calls than that open connections that are closed after use.
         clock: of the timeouts.
         proxies: proxy URLs by scheme; None: from the environment (``HTTPS_PROXY``, ``NO_PROXY`` …), read
-            once, here. A loopback address never goes through a proxy of the environment.
+            once, here. One without a scheme is an HTTP proxy; ``socks5://`` and its relatives need the extra
+            ``remote-inference[socks]``. A loopback address never goes through a proxy of the environment.
     """
 
     def __init__(
@@ -104,7 +108,7 @@ class HttpClient:
 
         Raises:
             RequestError: what `map_failure` makes of it; `Cancelled`; `DeadlineExceeded`; `BadRequest` with
-                the code ``redirect``, ``invalid_url`` or ``invalid_header``.
+                the code ``redirect``, ``invalid_url``, ``invalid_header`` or ``ca_file``.
         """
         token.check()
         with ExitStack() as on_failure:
@@ -160,7 +164,8 @@ class HttpClient:
         proxy = self._proxies.get(scheme) or self._proxies.get("all")
         if proxy and self._from_environment and (_is_loopback(host) or should_bypass_proxies(url, None)):
             return None
-        return proxy or None
+        # as requests does: "proxy:3128" is an HTTP proxy
+        return str(prepend_scheme_if_needed(proxy, "http")) if proxy else None  # type: ignore[no-untyped-call]
 
     def _send(
         self, request: PreparedRequest, call: Call, token: CancelToken, repeatable: bool
@@ -215,6 +220,8 @@ class _Adapter(HTTPAdapter):
         self._context: ssl.SSLContext | None = None
         self._targets: dict[str, tuple[Any, str]] = {}
         self._learning = threading.Lock()
+        self._socks: dict[str, PoolManager] = {}
+        self._max_connections = max_connections
         super().__init__(pool_connections=8, pool_maxsize=max_connections, max_retries=0, pool_block=False)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -224,6 +231,16 @@ class _Adapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> ProxyManager:
         manager = cast(ProxyManager, super().proxy_manager_for(proxy, **kwargs))
         manager.pool_classes_by_scheme = POOL_CLASSES
+        return manager
+
+    def _manager_for(self, proxy: str | None) -> PoolManager:
+        if proxy is None:
+            return cast(PoolManager, self.poolmanager)
+        if not is_socks(proxy):
+            return self.proxy_manager_for(proxy)
+        manager = self._socks.get(proxy)
+        if manager is None:
+            manager = self._socks[proxy] = socks_manager(proxy, maxsize=self._max_connections)
         return manager
 
     def knows(self, url: str) -> bool:
@@ -241,10 +258,11 @@ class _Adapter(HTTPAdapter):
             try:
                 prepared.prepare_url(url, None)
                 parts = urlsplit(prepared.url or "")
-                manager: PoolManager = self.proxy_manager_for(proxy) if proxy else self.poolmanager
+                manager = self._manager_for(proxy)
                 keywords = {"ssl_context": self._tls()} if parts.scheme == "https" else {}
                 pool = manager.connection_from_host(parts.hostname, parts.port, parts.scheme, keywords)
-                target = super().request_url(prepared, {parts.scheme: proxy} if proxy else {})
+                through = {parts.scheme: proxy} if proxy and not is_socks(proxy) else {}
+                target = super().request_url(prepared, through)
             except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as exc:
                 raise BadRequest("invalid_url") from exc
             self._targets[url] = (pool, target)
@@ -252,8 +270,16 @@ class _Adapter(HTTPAdapter):
     def _tls(self) -> ssl.SSLContext:
         # One for all connections: urllib3 would make one, and read the certificates, for each.
         if self._context is None:
-            self._context = create_urllib3_context()
-            self._context.load_verify_locations(self._ca_file or DEFAULT_CA_BUNDLE_PATH)
+            context = create_urllib3_context()
+            trusted = self._ca_file or _trusted_by_environment() or DEFAULT_CA_BUNDLE_PATH
+            try:
+                if os.path.isdir(trusted):
+                    context.load_verify_locations(capath=trusted)
+                else:
+                    context.load_verify_locations(trusted)
+            except OSError as exc:  # ssl's errors are some
+                raise BadRequest("ca_file") from exc
+            self._context = context
         return self._context
 
     def close(self) -> None:
@@ -283,6 +309,12 @@ class _Adapter(HTTPAdapter):
         response = Response.__new__(Response)  # without its cookie jar
         response.raw = resp
         return response
+
+
+def _trusted_by_environment() -> str | None:
+    """The certificates that the environment names: what requests honours first, then what OpenSSL does."""
+    names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    return next((value for name in names if (value := os.environ.get(name))), None)
 
 
 def _is_loopback(host: str) -> bool:

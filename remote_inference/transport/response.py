@@ -13,6 +13,7 @@ import urllib3
 from ..cancel import CancelToken
 from ..errors import InvalidResponse, NetworkError, RequestError, StreamTruncated, Timeout
 from .call import Call
+from .coding import ContentDecoder, UnknownCoding
 from .dechunk import ChunkedCodingError, Dechunker
 
 __all__ = ["MAX_BODY_BYTES", "MAX_ERROR_BYTES", "HttpResponse"]
@@ -83,18 +84,23 @@ class HttpResponse:
         """The body in the pieces in which it arrives, none of them empty.
 
         Raises:
-            InvalidResponse: more than ``limit`` bytes (``too_large``), a coding that was not asked for, or a
-                broken one.
+            InvalidResponse: more than ``limit`` bytes (``too_large``), a coding that is not known, or a broken
+                one.
             StreamTruncated: the connection was closed before the body's end.
             RequestError: from `map_failure`; `Cancelled`; `DeadlineExceeded`.
         """
-        if self.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
-            raise InvalidResponse("content_encoding")
-        while piece := self._receive():
-            limit -= len(piece)
-            if limit < 0:
-                raise InvalidResponse("too_large")
-            yield piece
+        try:
+            decoder = ContentDecoder(self.headers.get("content-encoding", ""))
+            while piece := self._receive():
+                for content in decoder.feed(piece):
+                    limit -= len(content)
+                    if limit < 0:
+                        raise InvalidResponse("too_large")
+                    yield content
+        except UnknownCoding as exc:
+            raise InvalidResponse("content_encoding") from exc
+        if rest := decoder.rest():
+            yield rest
 
     def read(self, limit: int = MAX_BODY_BYTES) -> bytes:
         """The whole body.

@@ -20,7 +20,8 @@ from remote_inference.errors import (
     StreamTruncated,
 )
 from remote_inference.providers.error_body import error_of_answer, error_of_object
-from remote_inference.providers.openai_reader import ChatReader, usage_of
+from remote_inference.providers.openai_reader import ChatReader
+from remote_inference.providers.usage import UsageCount
 from remote_inference.types import FinishReason, TokenChunk, TokenUsage
 
 
@@ -59,6 +60,12 @@ ODDITIES = {
     "error null": said({}, error=None),
     "empty tool calls": said({"tool_calls": []}),
     "null tool calls": said({"tool_calls": None}),
+    "a vendor's own event": {"hello": 1},
+    "nothing": {},
+    "nothing at all": "",
+    "a ping": {"type": "ping"},
+    "a ping that is no JSON": "ping",
+    "null": "null",
 }
 
 
@@ -138,10 +145,12 @@ def test_a_legacy_function_call_is_a_tool_call() -> None:
     )
     pieces = [piece for chunk in chunks for piece in chunk.tool_calls]
     assert [(p.index, p.id, p.name, p.arguments) for p in pieces] == [
-        (0, "call_0", "f", ""),
+        (0, "", "f", ""),
         (0, "", "", "{}"),
     ]
-    assert reader.end().finish_reason is FinishReason.TOOL_CALLS
+    last = reader.end()
+    assert last.finish_reason is FinishReason.TOOL_CALLS
+    assert [(p.index, p.id) for p in last.tool_calls] == [(0, "call_0")], "its result needs an id to refer to"
 
 
 def test_tool_calls_without_an_index_are_told_apart_by_id() -> None:
@@ -169,7 +178,6 @@ def test_text_beside_a_tool_call_is_kept() -> None:
         ("[" * 100_000, "not_json"),
         ({"choices": "x"}, "no_choices"),
         ({"choices": [1]}, "no_choices"),
-        ({"hello": 1}, "no_choices"),
         (said(7), "no_delta"),
         (said({"content": 7}), "content"),
         (said({"content": {"a": 1}}), "content"),
@@ -232,10 +240,17 @@ def test_any_json_error_body_gives_an_error(value: Any, status: int) -> None:
     assert isinstance(error_of_answer(status, {}, body, now=0.0, secret=None), RequestError)
 
 
+def usage_of(usage: dict[str, Any]) -> TokenUsage | None:
+    count = UsageCount()
+    count.add(usage)
+    return count.usage(0)
+
+
 def test_counts_that_are_none_count_as_zero() -> None:
     strange = {"prompt_tokens": -1, "completion_tokens": "x", "prompt_tokens_details": None}
-    assert usage_of(strange) == TokenUsage()
-    assert usage_of({"prompt_cache_hit_tokens": 3}).cached_tokens == 3
+    assert usage_of(strange) is None
+    cached = usage_of({"prompt_tokens": 5, "prompt_cache_hit_tokens": 3})
+    assert cached == TokenUsage(prompt_tokens=5, cached_tokens=3)
 
 
 @pytest.mark.parametrize(
