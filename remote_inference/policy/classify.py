@@ -49,6 +49,7 @@ _MEANINGS: Mapping[Meaning, frozenset[str]] = {
     "quota": frozenset(
         """
         account_overdue arrearage billing_error billing_hard_limit_reached billing_not_active budget_exceeded
+        access_terminated credit_balance_exhausted quota_exceeded subscription_quota_exceeded
         credit_limit_reached credits_exhausted exceeded_budget exceeded_current_quota_error exceeded_quota
         free_tier_only insufficient_balance insufficient_balance_error insufficient_credits insufficient_funds
         insufficient_quota insufficient_user_quota overdue_payment out_of_credits payment_required quota_depleted

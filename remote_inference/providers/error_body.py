@@ -23,6 +23,7 @@ from .error_words import meaning_of, wait_in
 __all__ = ["error_in", "error_of_answer", "error_of_object"]
 
 _DEEPEST = 8
+_NO_WAIT = 1e9  # seconds: a time since the epoch, where nobody says what time it is
 _CODES = ("code", "error_code", "errorCode", "err_code", "errcode", "status_code", "Code")
 _KINDS = ("type", "error_type", "__type")
 _REASONS = ("status", "reason", "name")  # say what it means, and are shown by nobody
@@ -37,6 +38,8 @@ _INSIDE = (
 _STATUS = re.compile("[1-5][0-9][0-9]")
 # A code that says that nothing is wrong.
 _FINE = frozenset({"", "0", "200", "ok", "success", "none", "null", "false"})
+# Words for money and for a limit by the minute alike: a time that is named decides.
+_AMBIGUOUS = frozenset({"resource_exhausted", "quota_exceeded", "exceeded_quota"})
 # What Google says of limits by the minute too; only a limit by the day is used up for good, as far as we can wait.
 _GOOGLE_QUOTA = re.compile(r"per[_-]?minute|perminute", re.IGNORECASE)
 
@@ -58,7 +61,7 @@ def error_of_answer(
     except (ValueError, RecursionError):
         parsed = body[:4096].decode(errors="replace")
     told = told_wait(headers, now, limited=status == 429)
-    error = error_of_object(status, parsed, secret=secret, told=told)
+    error = error_of_object(status, parsed, secret=secret, told=told, now=now)
     return error.advised(should_retry=parse_should_retry(headers), told_wait=error.told_wait)
 
 
@@ -104,11 +107,12 @@ class _Said:
     param: str | None = None
     sentences: list[str] = field(default_factory=list)
     wait: str = ""
+    headers: dict[str, str] = field(default_factory=dict)
     per_minute: bool = False
 
 
 def error_of_object(
-    status: int, error: Any, *, secret: Secret | None, told: float | None = None
+    status: int, error: Any, *, secret: Secret | None, told: float | None = None, now: float = 0.0
 ) -> RequestError:
     """The error for an ``error`` object, or whatever stands in its place, in an answer or in a stream.
 
@@ -117,6 +121,7 @@ def error_of_object(
         error: the object, or all that was said.
         secret: the credential, which no code may repeat.
         told: seconds to wait, by the headers.
+        now: seconds since the epoch, for times in the body. Without it, only waits are read.
     """
     said = _Said()
     for inner in _objects(error, 0):
@@ -133,10 +138,19 @@ def error_of_object(
         said.param = None if said.param and key in said.param else said.param
     meaning = _meaning(said, status)
     if told is None:
-        told = seconds_until(said.wait, 0.0) if said.wait else None
-    quota_of_a_minute = said.per_minute or (told and "RESOURCE_EXHAUSTED" in said.reasons)
+        told = seconds_until(said.wait, now) if said.wait else None
+    if told is None and said.headers:
+        # OpenRouter's: of the provider behind it
+        told = told_wait(said.headers, now, limited=status == 429)
+    if now == 0.0 and told is not None and told > _NO_WAIT:
+        told = None
+    quota_of_a_minute = said.per_minute or (
+        told and _AMBIGUOUS & {w.lower() for w in (*words, *said.kinds, *said.reasons)}
+    )
     if meaning == "quota" and quota_of_a_minute:
         meaning = None
+    if quota_of_a_minute:
+        words = [word for word in words if word.lower() not in _AMBIGUOUS] or ["rate_limit_exceeded"]
     found = error_for_status(
         status,
         words[0] if words else None,
@@ -222,6 +236,8 @@ def _gather(error: Any, said: _Said) -> None:
         delay = error.get(name)
         if isinstance(delay, (str, int, float)) and not isinstance(delay, bool):
             said.wait = said.wait or str(delay)
+    if isinstance(error.get("headers"), Mapping):
+        said.headers |= {str(name): str(value) for name, value in error["headers"].items()}
     for violation in error.get("violations") or ():
         if isinstance(violation, Mapping):
             text = f"{violation.get('quotaId')} {violation.get('quotaMetric')}"

@@ -71,23 +71,32 @@ _STEMS: tuple[tuple[re.Pattern[str], End | None], ...] = (
 )
 
 
+def _squeezed(words: frozenset[str]) -> frozenset[str]:
+    return frozenset(word.replace("_", "") for word in words)
+
+
+_KNOWN = {reason: _squeezed(words) for reason, words in _WORDS.items()}
+_KNOWN_FAILED, _KNOWN_BROKEN_OFF = _squeezed(_FAILED), _squeezed(_BROKEN_OFF)
+
+
 def read_finish_reason(word: str) -> End | None:
     """How the answer ended, by the server's word; None: it has not ended.
 
-    A word that is not known is no good end: the attempt has failed.
+    Case and what stands between the parts of a word do not matter. A word that is not known is no good end: the
+    attempt has failed.
     """
-    plain = re.sub(r"([a-z])([A-Z])", r"\1_\2", word.strip())  # maxTokens, FinishReason.STOP
-    plain = re.sub(r"[-. /]+", "_", plain).lower().strip("_")
-    plain = plain.removeprefix("finish_reason_") if plain not in _NOT_YET else plain
+    plain = re.sub(r"[^a-z0-9]+", "_", word.strip().rpartition(".")[2].lower()).strip("_")
     if not plain or plain in _NOT_YET:
         return None
-    for reason, words in _WORDS.items():
-        if plain in words:
+    plain = plain.removeprefix("finish_reason_")
+    squeezed = plain.replace("_", "")
+    for reason, words in _KNOWN.items():
+        if squeezed in words:
             return reason
-    code = plain if re.fullmatch(r"[a-z0-9_]{1,64}", plain) else "finish_reason"
-    if plain in _FAILED:
+    code = plain if len(plain) <= 64 else "finish_reason"
+    if squeezed in _KNOWN_FAILED:
         return lambda: ServerError(code)
-    if plain in _BROKEN_OFF:
+    if squeezed in _KNOWN_BROKEN_OFF:
         return lambda: StreamTruncated(code)
     for stem, end in _STEMS:
         if stem.search(plain):

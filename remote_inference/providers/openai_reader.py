@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..credentials import Secret
@@ -27,6 +27,7 @@ __all__ = ["ChatReader"]
 # Without the two searches for white space that json.loads makes around each object.
 _raw_decode = json.JSONDecoder().raw_decode
 
+_MOST_OTHERS = 10_000
 _PLAIN = frozenset({"content", "role"})
 # What keeps a connection awake, where a comment would do.
 _NOTHING = frozenset(
@@ -64,6 +65,7 @@ class ChatReader(AnswerReader):
         self._by_message = False  # the output came as messages, which may be of all so far
         self._message = ""
         self._answer_id = ""
+        self._others: list[dict[str, Any]] = []  # choices under other numbers, until ours says something
         self._count = UsageCount()
         self._halves = HalfCharacters()
         self._calls = ToolCalls(self._halves)
@@ -133,6 +135,8 @@ class ChatReader(AnswerReader):
         choice = next((choice for choice in choices or () if _is_ours(choice)), None)
         if choice is None:  # another's, or none: the usage, filter results, a vendor's own event
             self._take_usages(event, {})
+            if choices and not self._spoke and len(self._others) < _MOST_OTHERS:
+                self._others.append(choices[0])
             return None
         delta = choice.get("delta")
         if delta is not None and not isinstance(delta, (dict, str)):
@@ -180,17 +184,19 @@ class ChatReader(AnswerReader):
         message = choice.get("message") or choice.get("delta") or _legacy(choice)
         if not isinstance(message, (dict, str)) and not choice.get("error"):
             raise InvalidResponse("no_message")
+        self.done = True
         return self._choice(event, choice, message)
 
     def end(self) -> TokenChunk:
         """See `AnswerReader.end`.
 
         Raises:
-            StreamTruncated: no finish reason has come.
+            StreamTruncated: no finish reason has come, or it came before the answer, of which the end is missing.
             ContentFiltered: the filter cut the answer.
             ServerError: the server named a failure as the finish reason.
             InvalidResponse: it named a reason that nobody knows.
         """
+        other = self._only_other() if self._others and not self._spoke and self._end is None else TokenChunk()
         end = self._end
         if end is None:
             if not (self._done_is_finish and self.done and self._spoke):
@@ -200,15 +206,24 @@ class ChatReader(AnswerReader):
             raise end()
         if end is FinishReason.CONTENT_FILTER:
             raise ContentFiltered("content_filter")
+        if not self.complete and not self.done:
+            raise StreamTruncated("finish_came_early")  # and nothing says that what followed is all
         rest = dict.fromkeys(self._halves.rest(), "\N{REPLACEMENT CHARACTER}")
         return TokenChunk(
-            rest.get("text", ""),
-            rest.get("reasoning", ""),
-            rest.get("refusal", ""),
-            (*_rest_of_calls(rest), *self._calls.ids_for_the_rest(self._answer_id)),
+            other.text_delta + rest.get("text", ""),
+            other.reasoning_delta + rest.get("reasoning", ""),
+            other.refusal_delta + rest.get("refusal", ""),
+            (*other.tool_calls, *_rest_of_calls(rest), *self._calls.ids_for_the_rest(self._answer_id)),
             finish_reason=end,
             usage=self.usage,
         )
+
+    def _only_other(self) -> TokenChunk:
+        """What was said under a number that is not ours, where nothing was said under ours."""
+        number = self._others[0].get("index")
+        ours = [choice for choice in self._others if choice.get("index") == number]
+        self._others = []
+        return _together(self._choice({}, choice, choice.get("delta") or _legacy(choice)) for choice in ours)
 
     # -- the output
 
@@ -314,15 +329,8 @@ class ChatReader(AnswerReader):
 
     def _several(self, kind: str, lines: list[str]) -> TokenChunk | None:
         """Objects whose events were not kept apart by a blank line."""
-        chunks = [chunk for line in lines if line.strip() and (chunk := self.event(kind, line))]
-        if not chunks:
-            return None
-        return TokenChunk(
-            "".join(chunk.text_delta for chunk in chunks),
-            "".join(chunk.reasoning_delta for chunk in chunks),
-            "".join(chunk.refusal_delta for chunk in chunks),
-            tuple(delta for chunk in chunks for delta in chunk.tool_calls),
-        )
+        chunk = _together(self.event(kind, line) for line in lines if line.strip())
+        return chunk if chunk.has_output else None
 
 
 _UNREADABLE = object()
@@ -340,6 +348,16 @@ def _parsed(data: str | bytes) -> Any:
         return json.loads(data)
     except (ValueError, RecursionError):
         return None
+
+
+def _together(pieces: Iterable[TokenChunk | None]) -> TokenChunk:
+    chunks = [chunk for chunk in pieces if chunk is not None]
+    return TokenChunk(
+        "".join(chunk.text_delta for chunk in chunks),
+        "".join(chunk.reasoning_delta for chunk in chunks),
+        "".join(chunk.refusal_delta for chunk in chunks),
+        tuple(delta for chunk in chunks for delta in chunk.tool_calls),
+    )
 
 
 def _is_answer(value: Any) -> bool:
