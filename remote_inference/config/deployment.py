@@ -41,10 +41,12 @@ class Deployment(Value):
     Attributes:
         name: what requests are sent to; its queue is ``inference.<name>``.
         model: the provider's name of it; left out: the same.
-        provider: ``openai`` (also every server that speaks its API, with ``endpoint``) or ``loopback``; left
-            out: told by the model's name, or ``openai`` where an endpoint is given.
+        provider: ``openai`` (also every server that speaks its API, with ``endpoint``), a preset of one of those
+            (``mistral``, ``groq``, ``vllm`` …), ``loopback``, or one that is registered; left out: told by the
+            model's name, or ``openai`` where an endpoint is given.
         endpoint: base URL; left out: the provider's own.
-        api_key: where the key is; left out: ``OPENAI_API_KEY`` for OpenAI's own endpoint, no key for others.
+        api_key: where the key is; left out: the variable that the provider's own client reads, for its own
+            endpoint; no key for others.
         max_concurrent: requests in flight here, over all workers; None: no bound of its own.
         queue_capacity: requests that wait in the queue.
         on_capacity_exhausted: what a submit does when the queue has no room: ``queue`` (wait), ``reject`` or
@@ -94,6 +96,7 @@ class Deployment(Value):
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_left_out", _left_out(self))
         check = Checker(self)
         _check_key(check)
         _check_target(check, named=_check_name(check))
@@ -119,6 +122,19 @@ class Deployment(Value):
     def queue(self) -> str:
         """The name of its queue."""
         return f"inference.{self.name}"
+
+    @property
+    def inferred(self) -> Mapping[str, str]:
+        """What was not given, by the field, with what told it."""
+        left_out: frozenset[str] = self.__dict__["_left_out"]
+        by_model = infer_provider(self.model) == self.provider
+        told = {
+            "model": "the deployment's name",
+            "provider": "the model's name" if by_model else "that there is an endpoint",
+            "endpoint": "the provider's own",
+            "api_key": "the variable of the provider's own client" if self.api_key else "no key is known",
+        }
+        return {name: by for name, by in told.items() if name in left_out}
 
     @property
     def account(self) -> str:
@@ -147,6 +163,14 @@ class Deployment(Value):
             lines.append(f"headers.{keys[0]} looks like a key; it stays readable in the configuration")
         for line in lines:
             warnings.warn(f"deployment {self.name}: {line}", CredentialWarning, stacklevel=4)
+
+
+def _left_out(deployment: Deployment) -> frozenset[str]:
+    return frozenset(
+        name
+        for name in ("api_key", "endpoint", "model", "provider")
+        if getattr(deployment, name) in ("", None)
+    )
 
 
 def as_credential_ref(value: Any, path: str, faults: list[str]) -> CredentialRef | None:

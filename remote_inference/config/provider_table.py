@@ -45,25 +45,90 @@ class ProviderEntry(Value):
         endpoint: its own, for deployments that name none; None: it has none, and deployments have to name one.
         key_variable: the environment variable that the key of its own endpoint is in by convention.
         options: what holds where a deployment's ``options`` say nothing: a compatible server's quirks.
-        windows: seconds that a limit in its headers is of, by what it is of (`policy.quota.DIMENSIONS`), where the
-            headers do not say it and it is not a minute.
+        limit_headers: in which headers of its answers it tells its limits; empty: in none.
+        windows: seconds that a limit in them is of, by what it is of (`policy.quota.DIMENSIONS`), where the headers
+            do not say it and it is not a minute.
     """
 
     target: str | Callable[[], Any]
     endpoint: str | None = None
     key_variable: str | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
+    limit_headers: str = ""
     windows: Mapping[str, float] = field(default_factory=dict)
 
 
+_X_RATELIMIT = "x-ratelimit-{limit,remaining,reset}-{requests,tokens}"
+
+
+def _compatible(
+    endpoint: str,
+    key_variable: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    limit_headers: str = "",
+    windows: Mapping[str, float] | None = None,
+) -> ProviderEntry:
+    """A preset: a server that speaks OpenAI's format, with what is its own."""
+    return ProviderEntry(
+        target=_OPENAI,
+        endpoint=endpoint,
+        key_variable=key_variable,
+        options=options or {},
+        limit_headers=limit_headers,
+        windows=windows or {},
+    )
+
+
 BUILT_IN: Mapping[str, ProviderEntry] = {
-    # The variable is the one that OpenAI's own clients read.
-    "openai": ProviderEntry(
-        target=_OPENAI, endpoint="https://api.openai.com/v1", key_variable="OPENAI_API_KEY"
-    ),
+    # The variables are those that the providers' own clients read, or that their documentation names.
+    "openai": _compatible("https://api.openai.com/v1", "OPENAI_API_KEY", limit_headers=_X_RATELIMIT),
     "loopback": ProviderEntry(target="remote_inference.providers.loopback:LoopbackProvider"),
+    # Hosted. Their documentation: docs.mistral.ai, console.groq.com/docs, api-docs.deepseek.com, docs.x.ai,
+    # openrouter.ai/docs, docs.together.ai, docs.fireworks.ai.
+    "mistral": _compatible(
+        "https://api.mistral.ai/v1",
+        "MISTRAL_API_KEY",
+        # It refuses fields that it does not know, and tells the usage without being asked.
+        options={"include_usage": False, "rename_fields": {"seed": "random_seed"}},
+        limit_headers="x-ratelimit-{limit,remaining}-{req,tokens}-minute",
+    ),
+    "groq": _compatible(
+        "https://api.groq.com/openai/v1",
+        "GROQ_API_KEY",
+        limit_headers=_X_RATELIMIT,
+        windows={"requests": DAY},  # tokens are of a minute; no name says so
+    ),
+    "deepseek": _compatible("https://api.deepseek.com/v1", "DEEPSEEK_API_KEY"),
+    "xai": _compatible("https://api.x.ai/v1", "XAI_API_KEY", limit_headers=_X_RATELIMIT),
+    "openrouter": _compatible(
+        "https://openrouter.ai/api/v1",
+        "OPENROUTER_API_KEY",
+        limit_headers="x-ratelimit-{limit,remaining,reset}",
+    ),
+    "together": _compatible(
+        "https://api.together.xyz/v1",
+        "TOGETHER_API_KEY",
+        limit_headers="x-ratelimit-{limit,remaining,reset}, x-tokenlimit-{limit,remaining}",
+    ),
+    "fireworks": _compatible(
+        "https://api.fireworks.ai/inference/v1",
+        "FIREWORKS_API_KEY",
+        limit_headers="x-ratelimit-{limit,remaining}-{requests,tokens-prompt,tokens-generated}",
+    ),
+    # On your own machines: the endpoint is where they listen unless they are told otherwise, and a key is only wanted
+    # where api_key names one.
+    "vllm": _compatible("http://localhost:8000/v1"),
+    "sglang": _compatible("http://localhost:30000/v1"),
+    "llama-cpp": _compatible("http://localhost:8080/v1"),
+    "ollama": _compatible("http://localhost:11434/v1"),
+    # It passes on the headers of the provider behind it, and adds its own for keys with limits.
+    "litellm": _compatible(
+        "http://localhost:4000/v1",
+        "LITELLM_PROXY_API_KEY",
+        limit_headers="x-ratelimit-*, llm_provider-x-ratelimit-*",
+    ),
 }
-"""The providers of this library."""
+"""The providers of this library, and the presets of compatible servers."""
 
 _registered: dict[str, ProviderEntry] = {}
 _lock = threading.Lock()

@@ -14,6 +14,7 @@ There is no one format. A name is taken apart into words: what it tells (limit, 
 - Cerebras ``…-requests-day``, ``…-tokens-minute`` (inference-docs.cerebras.ai/support/rate-limits); Mistral
   ``…-req-minute``; DigitalOcean ``…-tokens-per-minute`` with resets in seconds since the epoch; Fireworks
   ``…-tokens-prompt`` and ``…-tokens-generated``.
+- LiteLLM's proxy: its own for its keys, and those of the provider behind it with ``llm_provider-`` before their names.
 - Gateways: ``RateLimit-Limit: 100, 100;w=60`` and its like (draft-ietf-httpapi-ratelimit-headers), which mean
   requests.
 
@@ -49,6 +50,7 @@ _ROUNDING = 0.01
 _PREFIX = re.compile(
     r"(?:x-|anthropic-)?rate-?limit(?:-|$)|x-ratelimit(?P<size>bysize)-|x-(?P<token>token)limit-"
 )
+_BEHIND = "llm_provider-"
 _PARTS = {"limit": "limit", "remaining": "remaining", "reset": "reset", "renewalperiod": "window"}
 _SUBJECTS = {
     "requests": "requests",
@@ -191,10 +193,12 @@ def parse_quota(
 @lru_cache(maxsize=256)
 def _meaning(name: str) -> tuple[str, str, str, float | None] | None:
     """What a header tells, of what, of whose, and in how many seconds. None: it is another header."""
+    part = dimension = scope = ""
+    if name.startswith(_BEHIND):
+        name, scope = name[len(_BEHIND) :], _BEHIND
     prefix = _PREFIX.match(name)
     if prefix is None:
         return None
-    part = dimension = scope = ""
     side, period = "", None
     for word in name[prefix.end() :].split("-"):
         if word in _PARTS and not part:

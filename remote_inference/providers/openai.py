@@ -1,5 +1,4 @@
-"""OpenAI's chat completions, and every server that speaks them: vLLM, llama.cpp, LiteLLM's proxy, Azure's v1
-API."""
+"""OpenAI's chat completions, and every server that speaks them. Presets of some are in `config.provider_table`."""
 
 from __future__ import annotations
 
@@ -15,6 +14,7 @@ from .openai_request import chat_body
 __all__ = ["OpenAIProvider"]
 
 
+_FIXED = ("messages", "model", "stream")
 _MEANINGS = ("stop", "length", "tool_calls", "content_filter", "error")
 
 
@@ -30,6 +30,7 @@ class OpenAIProvider(Provider):
       answer is whole by then.
     - ``finish_reasons``: the server's own words for the end of an answer, each with what it means in OpenAI's:
       ``stop``, ``length``, ``tool_calls``, ``content_filter``, or ``error``.
+    - ``rename_fields``: fields of the request, each with the server's own name of it.
     - ``auth_header``: the header that carries the key by itself, for instance ``api-key`` (Azure); without
       it, ``Authorization: Bearer``.
     """
@@ -41,6 +42,7 @@ class OpenAIProvider(Provider):
         "finish_reasons",
         "include_usage",
         "max_tokens_field",
+        "rename_fields",
     )
 
     def check(self, deployment: Deployment) -> None:
@@ -65,6 +67,13 @@ class OpenAIProvider(Provider):
             isinstance(word, str) and meaning in _MEANINGS for word, meaning in words.items()
         ):
             faults.append(f"options.finish_reasons: must have one of {', '.join(_MEANINGS)} for each word")
+        renamed = options.get("rename_fields", {})
+        if not isinstance(renamed, Mapping) or not all(
+            isinstance(theirs, str) and theirs and name not in _FIXED for name, theirs in renamed.items()
+        ):
+            faults.append(
+                f"options.rename_fields: must have a name for each field, but not for {', '.join(_FIXED)}"
+            )
         header = options.get("auth_header", "Authorization")
         if not isinstance(header, str) or not header.replace("-", "").isalnum() or not header.isascii():
             faults.append("options.auth_header: must be the name of a header")

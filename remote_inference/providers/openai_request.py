@@ -53,6 +53,9 @@ def chat_body(call: ProviderCall) -> bytes:
     if "max_tokens" in sampling:
         body[max_tokens_field(deployment)] = sampling.pop("max_tokens")
     body.update(sampling)
+    for name, theirs in call.option("rename_fields", {}).items():
+        if name in body:
+            body[theirs] = body.pop(name)
     if request.tools:
         body["tools"] = request.tools
     if request.tool_choice is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,8 +13,9 @@ from remote_inference import register_provider
 from remote_inference.config import Deployment, provider_table
 from remote_inference.config.provider_table import BUILT_IN, provider_entry
 from remote_inference.errors import ConfigurationError
-from remote_inference.providers import Provider, provider_named
+from remote_inference.providers import Provider, ProviderCall, provider_named
 from remote_inference.providers.openai import OpenAIProvider
+from remote_inference.types import InferenceRequest
 
 
 class Mine(OpenAIProvider):
@@ -108,6 +110,7 @@ def test_what_is_no_provider_is_refused() -> None:
 
 PACKAGE = """
 from remote_inference.providers.openai import OpenAIProvider
+from remote_inference.types import InferenceRequest
 class P(OpenAIProvider):
     default_endpoint = "http://127.0.0.1:1"
 """
@@ -161,3 +164,94 @@ def test_a_name_that_nobody_knows_is_told_with_what_there_is() -> None:
     register_provider("mine", Mine)
     with pytest.raises(ConfigurationError, match='did you mean "mine"'):
         Deployment(name="d", provider="mien")
+
+
+# presets
+
+
+PRESETS = sorted(BUILT_IN.keys() - {"loopback"})
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_needs_a_model_and_nothing_else(name: str) -> None:
+    entry, deployment = BUILT_IN[name], Deployment(name="d", model="m", provider=name)
+    assert deployment.endpoint == entry.endpoint
+    assert (deployment.api_key.label if deployment.api_key else None) == (
+        f"env:{entry.key_variable}" if entry.key_variable else None
+    )
+    elsewhere = Deployment(name="d", model="m", provider=name, endpoint="http://127.0.0.1:1/v1")
+    assert elsewhere.api_key is None, "a key does not go to another endpoint than it is for"
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_is_in_the_documentation_as_it_is(name: str) -> None:
+    page = (Path(__file__).parents[3] / "docs" / "howto" / "providers.md").read_text()
+    entry = BUILT_IN[name]
+    key = f" `{entry.key_variable}` " if entry.key_variable else " "
+    assert f"| `{name}` | `{entry.endpoint}` |{key}|" in page
+
+
+def _call(provider: str, **options: object) -> ProviderCall:
+    deployment = Deployment(name="d", model="m", provider=provider, options=options)
+    return ProviderCall(
+        request=InferenceRequest.parse("d", "why?", seed=7, max_tokens=5), deployment=deployment
+    )
+
+
+def test_a_presets_own_way_holds_unless_the_deployment_says_otherwise() -> None:
+    body = json.loads(provider_named("mistral").request(_call("mistral")).body)
+    assert "stream_options" not in body
+    assert (body.get("seed"), body["random_seed"]) == (None, 7)
+    asked = json.loads(provider_named("mistral").request(_call("mistral", include_usage=True)).body)
+    assert asked["stream_options"] == {"include_usage": True}
+    plain = json.loads(provider_named("openai").request(_call("openai")).body)
+    assert (plain["seed"], plain["stream_options"]) == (7, {"include_usage": True})
+
+
+def test_groqs_limit_of_requests_is_of_a_day() -> None:
+    headers = {
+        "x-ratelimit-limit-requests": "14400",
+        "x-ratelimit-remaining-requests": "14370",
+        "x-ratelimit-limit-tokens": "18000",
+        "x-ratelimit-remaining-tokens": "17997",
+    }
+    for name, window in (("groq", 86_400.0), ("openai", None)):
+        report = provider_named(name).head(_call(name), headers, now=0.0).quota
+        assert report is not None
+        assert {quota.dimension: quota.window for quota in report.quotas} == {
+            "requests": window,
+            "tokens": None,
+        }
+
+
+def test_litellm_tells_its_own_limits_and_those_of_the_provider_behind_it() -> None:
+    headers = {
+        "x-litellm-call-id": "c-1",
+        "x-litellm-response-cost": "0.002",
+        "x-ratelimit-limit-requests": "100",
+        "x-ratelimit-remaining-requests": "90",
+        "llm_provider-x-ratelimit-limit-requests": "50",
+        "llm_provider-x-ratelimit-remaining-requests": "3",
+    }
+    head = provider_named("litellm").head(_call("litellm"), headers, now=0.0)
+    assert (head.call_id, head.cost_usd) == ("c-1", 0.002)
+    assert head.quota is not None
+    assert sorted(quota.remaining or 0 for quota in head.quota.quotas) == [3, 90]
+    assert head.quota.remaining() == {"requests": 3}
+
+
+@pytest.mark.parametrize(
+    ("options", "path"),
+    [
+        ({"done_is_finish": 1}, "options.done_is_finish"),
+        ({"finish_reasons": {"x": "tired"}}, "options.finish_reasons"),
+        ({"finish_reasons": ["x"]}, "options.finish_reasons"),
+        ({"rename_fields": {"model": "name"}}, "options.rename_fields"),
+        ({"rename_fields": {"seed": ""}}, "options.rename_fields"),
+    ],
+)
+def test_a_wrong_option_is_named_by_its_path(options: dict[str, object], path: str) -> None:
+    deployment = Deployment(name="d", model="m", provider="vllm", options=options)
+    with pytest.raises(ConfigurationError) as caught:
+        provider_named("vllm").check(deployment)
+    assert [fault.partition(": ")[0] for fault in caught.value.faults] == [path]
