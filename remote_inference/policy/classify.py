@@ -64,7 +64,7 @@ _MEANINGS: Mapping[Meaning, frozenset[str]] = {
         incorrect_api_key invalid_api_key invalid_apikey invalidapikey invalid_authentication
         invalid_authentication_error invalid_authorization invalid_key invalid_token invalidtoken
         incorrect_api_key_provided key_expired key_not_found missing_api_key no_api_key token_expired
-        token_not_found_in_db unauthenticated 1000 1001 1003 1004 2049 110 111
+        token_not_found_in_db no_db_connection unauthenticated 1000 1001 1003 1004 2049 110 111
         """.split()
     ),
     "filtered": frozenset(

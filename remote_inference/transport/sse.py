@@ -10,6 +10,7 @@ Rules: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -29,6 +30,9 @@ DEFAULT_MAX_LINE_BYTES = 8 * 1024 * 1024
 """Room for one line with an image in base64, the largest thing that providers stream."""
 
 DEFAULT_MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+# sseclient logs each event's type and id, which are somebody's text too.
+_SILENT = logging.Logger("sseclient", logging.CRITICAL + 1)
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -123,7 +127,9 @@ class SseDecoder:
             for block in data.decode(errors="replace").split("\n\n")[:-1]:
                 yield "message", block[6:] if block[5:6] == " " else block[5:]
             return
-        for parsed in sseclient.SSEClient(blocks.feed(data)).events():
+        client = sseclient.SSEClient(blocks.feed(data))
+        client._logger = _SILENT
+        for parsed in client.events():
             if blocks.event_continues:
                 self._pieces.append(parsed.data)
                 continue
