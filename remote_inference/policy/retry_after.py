@@ -20,7 +20,7 @@ _NAMES = (
     ("retry-after", 1.0),
     ("x-retry-after", 1.0),
 )
-_RESET = re.compile(r"(?:x-|anthropic-)?rate-?limit.*-reset(?:-|$)|x-rate-?limit-reset.*")
+_RESET = re.compile(r"(?=.*limit).*(?:^|-)reset(?:-.*)?")
 
 
 def parse_retry_after(headers: Mapping[str, str], now: float, *, limited: bool = False) -> float | None:
@@ -61,7 +61,7 @@ def _by_resets(headers: Mapping[str, str], now: float) -> float | None:
     used_up: list[float] = []
     left: list[float] = []
     for name, value in headers.items():
-        if not _RESET.fullmatch(name) and not (name.endswith("-reset") and "ratelimit" in name):
+        if not _RESET.fullmatch(name):
             continue
         seconds = seconds_until(value.partition(",")[0], now)
         if seconds is None:

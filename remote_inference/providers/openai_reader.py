@@ -28,6 +28,7 @@ __all__ = ["ChatReader"]
 _raw_decode = json.JSONDecoder().raw_decode
 
 _MOST_OTHERS = 10_000
+_USAGES = ("usage", "usageMetadata", "usage_metadata", "token_usage")
 _PLAIN = frozenset({"content", "role"})
 # What keeps a connection awake, where a comment would do.
 _NOTHING = frozenset(
@@ -100,7 +101,18 @@ class ChatReader(AnswerReader):
                 self.complete = False
             self._spoke = True
             return TokenChunk(content)
+        if not content and (choice.get("message") or choice.get("text")):
+            return self._elsewhere(event, choice, delta)
         return self._choice(event, choice, delta)
+
+    def _elsewhere(self, event: dict[str, Any], choice: dict[str, Any], delta: Any) -> TokenChunk | None:
+        """A choice whose delta has no text, or which has no delta."""
+        if not delta and choice.get("message"):
+            return self._message_in_stream(event, choice)
+        text = _legacy(choice)
+        if isinstance(delta, dict) and delta.keys() - {"role", "content"}:
+            return self._choice(event, choice, delta)
+        return self._choice(event, choice, text if text else delta)
 
     def _choice(self, event: dict[str, Any], choice: dict[str, Any], holder: Any) -> TokenChunk | None:
         """A piece of our choice, with all that may stand beside it. ``holder`` has the output."""
@@ -141,9 +153,7 @@ class ChatReader(AnswerReader):
         delta = choice.get("delta")
         if delta is not None and not isinstance(delta, (dict, str)):
             raise InvalidResponse("no_delta")
-        if not delta and choice.get("message"):
-            return self._message_in_stream(event, choice)
-        return self._choice(event, choice, delta or _legacy(choice))
+        return self._elsewhere(event, choice, delta)
 
     def _message_in_stream(self, event: dict[str, Any], choice: dict[str, Any]) -> TokenChunk | None:
         """A ``message`` where a ``delta`` should be: a piece, or all so far, or all again at the end."""
@@ -232,6 +242,8 @@ class ChatReader(AnswerReader):
             holder = {"content": holder}
         join = self._halves.join
         content = holder.get("content")
+        if content is None:
+            content = holder.get("text")
         text = join("text", text_of(content))
         reasoning = join("reasoning", reasoning_of(holder, content))
         refusal = join("refusal", refusal_of(holder, content))
@@ -275,14 +287,10 @@ class ChatReader(AnswerReader):
     def _take_usages(self, event: dict[str, Any], choice: dict[str, Any]) -> None:
         """From wherever one stands: beside the choices, in ours (Moonshot), in a vendor's own object (Groq)."""
         count = self._count
-        for usage in (
-            event.get("usage"),
-            choice.get("usage"),
-            event.get("usageMetadata"),
-            event.get("usage_metadata"),
-        ):
-            if usage:
-                count.add(usage)
+        for name in _USAGES:
+            for place in (event, choice):
+                if place.get(name):
+                    count.add(place[name])
         own = event.get("x_groq")
         if isinstance(own, dict) and own.get("usage"):
             count.add(own["usage"])
@@ -306,7 +314,7 @@ class ChatReader(AnswerReader):
             return None
         if kind == "error":
             raise error_of_object(200, text if value is _UNREADABLE else value, secret=self._secret)
-        if plain in _NOTHING:
+        if plain in _NOTHING or plain.startswith(":"):  # a comment within an event
             return None
         if value is _UNREADABLE:
             for prefix in ("data:", "data: data:"):  # by gateways that frame what was framed

@@ -25,11 +25,12 @@ class _Call:
     id: str = ""
     name: str = ""
     pieces: list[str] = field(default_factory=list)
+    named_again: bool = False  # after its arguments were whole: the next arguments are another call's
 
     def is_whole(self) -> bool:
-        """Whether its arguments are JSON to the end: nothing can follow them."""
+        """Whether its arguments are an object to the end: nothing can follow them."""
         text = "".join(self.pieces).strip()
-        if not text.endswith(("}", "]", '"', "l", "e")) and not text[-1:].isdigit():
+        if not text.endswith(("}", "]")):
             return False
         try:
             json.loads(text)
@@ -72,7 +73,11 @@ class ToolCalls:
         for position, piece in enumerate(pieces):
             call_id, name, arguments = _parts(piece)
             index = _index(piece.get("index"))
+            last = self._calls[-1] if self._calls else None
+            count = len(self._calls)
             number = self._place(index, call_id, name, arguments, position, touched, len(pieces))
+            if number == count and last is not None and last.named_again:
+                name, last.named_again = name or last.name, False
             touched.append(number)
             deltas.append(self._delta(number, call_id, name, arguments))
         if len(touched) > 1:
@@ -144,10 +149,14 @@ class ToolCalls:
                 return False
             return bool(name) or (call.is_whole() and bool(arguments))
         if not name or not call.name:
+            return call.named_again and bool(arguments.strip())
+        if name != call.name:
+            return True
+        if not call.is_whole():
             return False
-        if call_id and call_id == call.id:
-            return name != call.name or (call.is_whole() and bool(arguments.strip()))
-        return name != call.name or (call.is_whole() and bool(arguments.strip()))
+        # The same name again: of the same call, or the head of another, which its arguments will tell.
+        call.named_again = not arguments.strip()
+        return not call.named_again
 
     def _new(self, index: int | None, call_id: str) -> int:
         number = len(self._calls)

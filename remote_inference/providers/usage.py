@@ -34,6 +34,7 @@ _CACHED = (
     "cached_prompt_text_tokens", "num_cached_tokens", "cachedTokens", "cache_read", "cacheReadInputTokens",
 )  # fmt: skip
 _REASONING = ("reasoning_tokens", "thoughtsTokenCount", "reasoningTokens", "thinking_tokens", "reasoning")
+_BESIDE_INPUT = ("cache_read_input_tokens", "cache_creation_input_tokens")
 _COST = ("cost", "cost_usd", "total_cost", "estimated_cost", "response_cost")
 
 _MOST = 10**12
@@ -59,7 +60,11 @@ class UsageCount:
         """Take what stands in the place of a usage; anything but an object of counts is passed over."""
         if not isinstance(usage, Mapping):
             return
-        self._prompt = max(self._prompt, _first(usage, _PROMPT))
+        prompt = _first(usage, _PROMPT)
+        if "input_tokens" in usage and "prompt_tokens" not in usage:
+            # Anthropic's count, by way of a gateway: what was cached stands beside it
+            prompt += sum(read_count(usage.get(name)) for name in _BESIDE_INPUT)
+        self._prompt = max(self._prompt, prompt)
         self._completion = max(self._completion, _first(usage, _COMPLETION))
         self._total = max(self._total, _first(usage, _TOTAL))
         prompt_details, completion_details = (
@@ -99,6 +104,8 @@ class UsageCount:
                 completion = self._total - prompt
             elif completion and not prompt:
                 prompt = self._total - completion
+            elif prompt and self._total == prompt + completion + self._reasoning:
+                completion += self._reasoning  # xAI's and Google's stand beside the answer's tokens
             elif not prompt:
                 prompt = min(prompt_estimate, self._total)
                 completion, estimated = self._total - prompt, True

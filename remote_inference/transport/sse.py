@@ -128,7 +128,7 @@ class SseDecoder:
                 yield "message", block[6:] if block[5:6] == " " else block[5:]
             return
         client = sseclient.SSEClient(blocks.feed(data))
-        client._logger = _SILENT
+        client._logger = _SILENT  # type: ignore[attr-defined]  # not in its types
         for parsed in client.events():
             if blocks.event_continues:
                 self._pieces.append(parsed.data)
