@@ -27,12 +27,12 @@ _PIECE = re.compile(
 # The deployments that the pages speak of, with answers that cost nothing.
 CONFIG = """
 [[deployment]]
-name = "gpt-4o"
+name = "gpt-6.2-sol"
 provider = "loopback"
 options = { text = "Air scatters blue light more than red.", delay = 0.002 }
 
 [[deployment]]
-name = "gpt-4o-mini"
+name = "gpt-6-luna"
 provider = "loopback"
 options = { echo = true }
 
