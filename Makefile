@@ -11,7 +11,7 @@ LITELLM := .venv-litellm
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help venv litellm services test lint typecheck docs demo bench bench-cluster clean
+.PHONY: help venv litellm services test lint typecheck docs demo bench bench-cluster bench-reading clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ bench: $(STAMPS)/bench services ## Compare with a plain Celery task; figures go 
 
 bench-cluster: $(STAMPS)/bench services ## Measure what several workers make of one limit; half an hour or more
 	$(BIN)/python -m benchmarks.cluster
+
+bench-reading: $(STAMPS)/bench ## Measure what reading a stream costs, beside the official client; BEFORE=directory of another checkout
+	$(BIN)/python -m benchmarks.reading $(if $(BEFORE),--before $(BEFORE))
 
 clean: ## Remove the environment, builds and caches
 	rm -rf $(VENV) $(LITELLM) build dist *.egg-info docs/_build .mypy_cache .pytest_cache .ruff_cache .hypothesis

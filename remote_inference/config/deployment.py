@@ -62,7 +62,8 @@ class Deployment(Value):
         price: what tokens cost (`Price`); without it no costs are told.
         headers: sent with each call.
         extra_body: fields put into each call's body.
-        ca_file: certificates of authorities to trust, in PEM, in place of the usual ones.
+        ca_file: certificates of authorities to trust, in PEM, a file or a directory; left out: what the environment
+            names (``REQUESTS_CA_BUNDLE``, ``SSL_CERT_FILE``), else the bundled ones.
         stream: ask the provider to stream, also for callers that want only the result.
         idempotent: False: a request is never tried again.
         options: settings of the provider's own, which it checks itself (`Provider.check`).
