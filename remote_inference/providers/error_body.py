@@ -73,8 +73,8 @@ def error_in(event: Mapping[str, Any]) -> Any:
     """
     for name in ("error", "errors", "Error"):
         found = event.get(name)
-        if found and found is not True:
-            return found
+        if found:
+            return event if found is True else found
     if event.get("object") == "error" or event.get("type") == "error" or event.get("event") == "error":
         return event
     base = event.get("base_resp")  # MiniMax

@@ -91,7 +91,13 @@ class ChatReader(AnswerReader):
             return self._odd(kind, event)
         content = delta.get("content")
         finish = choice.get("finish_reason")
-        if finish is None and content.__class__ is str and delta.keys() <= _PLAIN and not event.get("usage"):
+        if (
+            finish is None
+            and content.__class__ is str
+            and delta.keys() <= _PLAIN
+            and not event.get("usage")
+            and "error" not in choice
+        ):
             # nearly all of them
             if not content:
                 return None
