@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from .client import InferenceHandle
 from .client.signals import credentials_changed
-from .config import Deployment
+from .config import Deployment, register_provider
 from .errors import (
     Backpressure,
     BadRequest,
@@ -90,4 +90,5 @@ __all__ = [
     "UndecodableMessage",
     "WorkerLost",
     "credentials_changed",
+    "register_provider",
 ]

@@ -195,6 +195,23 @@ class RequestError(InferenceError):
         self.__post_init__()
         return self
 
+    def advised(self, *, should_retry: bool | None = None, told_wait: float | None = None) -> RequestError:
+        """This error, with what the server said besides. It is for the engine, and does not travel with the error."""
+        self.__dict__["_advice"] = (should_retry, told_wait)
+        return self
+
+    @property
+    def should_retry(self) -> bool | None:
+        """What the server said of another attempt; None: nothing."""
+        advice: tuple[bool | None, float | None] = self.__dict__.get("_advice", (None, None))
+        return advice[0]
+
+    @property
+    def told_wait(self) -> float | None:
+        """The seconds that the server named, where they are more than count; else None."""
+        advice: tuple[bool | None, float | None] = self.__dict__.get("_advice", (None, None))
+        return advice[1]
+
     def _what(self) -> str:
         return self.code
 

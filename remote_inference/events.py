@@ -28,6 +28,7 @@ __all__ = [
     "RequestFinished",
     "RetryScheduled",
     "SessionRebuilt",
+    "WaitShortened",
     "SubmitRejected",
 ]
 
@@ -51,12 +52,16 @@ class AttemptStarted(Event):
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
 class AttemptFailed(Event):
-    """The provider's answer was an error; ``error`` is the class name, ``code`` its word."""
+    """The provider's answer was an error; ``error`` is the class name, ``code`` its word.
+
+    ``call_id``: by which the provider, or a gateway before it, knows the call; empty where it told none.
+    """
 
     request_id: str
     attempt: int
     error: str
     code: str
+    call_id: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -67,6 +72,16 @@ class RetryScheduled(Event):
     attempt: int
     delay: float
     error: str
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class WaitShortened(Event):
+    """The provider named a time of ``told`` seconds, which is longer than counts: it is taken for ``counted``."""
+
+    request_id: str
+    attempt: int
+    told: float
+    counted: float
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)

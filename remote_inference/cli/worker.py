@@ -26,7 +26,7 @@ POOL = "threads"
 def worker(settings: Settings, celery_options: tuple[str, ...]) -> None:
     """Run a Celery worker that answers the requests of all deployments.
 
-    CELERY_OPTIONS are those of `celery worker`: -c 32, -P gevent, -Q inference.gpt-4o, -n one@%h, -l INFO …. Without -P
+    CELERY_OPTIONS are those of `celery worker`: -c 32, -P gevent, -Q inference.local, -n one@%h, -l INFO …. Without -P
     the pool is threads; without -Q it consumes the queues of all deployments and inference.control.
     """
     arguments = celery_arguments(

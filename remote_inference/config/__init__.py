@@ -7,6 +7,7 @@ from .endpoints import infer_provider
 from .gossip import GossipSettings
 from .load import InferenceConfig, as_mapping, load_config, survey_config
 from .policies import BreakerPolicy, CapacityPolicy, Price, RateLimits, RetryPolicy, Timeouts
+from .provider_table import register_provider
 from .redis import RedisSettings
 
 __all__ = [
@@ -23,5 +24,6 @@ __all__ = [
     "as_mapping",
     "infer_provider",
     "load_config",
+    "register_provider",
     "survey_config",
 ]

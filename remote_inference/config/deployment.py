@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..credentials import CredentialRef, CredentialWarning, Secret
+from ..errors import ConfigurationError
 from ..value import Value
 from .checks import Checker, build, did_you_mean, json_fault
-from .endpoints import KNOWN_PROVIDERS, endpoint_fault, infer_provider, is_in_the_clear
+from .endpoints import endpoint_fault, infer_provider, is_in_the_clear
 from .policies import BreakerPolicy, CapacityPolicy, Price, RateLimits, RetryPolicy, Timeouts
+from .provider_table import ProviderEntry, provider_entry, provider_names
 
 __all__ = ["Deployment"]
 
@@ -49,10 +51,12 @@ class Deployment(Value):
     Attributes:
         name: what requests are sent to; its queue is ``inference.<name>``.
         model: the provider's name of it; left out: the same.
-        provider: ``openai`` (also every server that speaks its API, with ``endpoint``) or ``loopback``; left
-            out: told by the model's name, or ``openai`` where an endpoint is given.
+        provider: ``openai`` (also every server that speaks its API, with ``endpoint``), a preset of one of those
+            (``mistral``, ``groq``, ``vllm`` …), ``loopback``, or one that is registered; left out: told by the
+            model's name, or ``openai`` where an endpoint is given.
         endpoint: base URL; left out: the provider's own.
-        api_key: where the key is; left out: ``OPENAI_API_KEY`` for OpenAI's own endpoint, no key for others.
+        api_key: where the key is; left out: the variable that the provider's own client reads, for its own
+            endpoint; no key for others.
         max_concurrent: requests in flight here, over all workers; None: no bound of its own.
         queue_capacity: requests that wait in the queue.
         on_capacity_exhausted: what a submit does when the queue has no room: ``queue`` (wait), ``reject`` or
@@ -68,7 +72,8 @@ class Deployment(Value):
         price: what tokens cost (`Price`); without it no costs are told.
         headers: sent with each call.
         extra_body: fields put into each call's body.
-        ca_file: certificates of authorities to trust, in PEM, in place of the usual ones.
+        ca_file: certificates of authorities to trust, in PEM, a file or a directory; left out: what the environment
+            names (``REQUESTS_CA_BUNDLE``, ``SSL_CERT_FILE``), else the bundled ones.
         stream: ask the provider to stream, also for callers that want only the result.
         idempotent: False: a request is never tried again.
         options: settings of the provider's own, which it checks itself (`Provider.check`).
@@ -102,6 +107,7 @@ class Deployment(Value):
     options: Mapping[str, Any] = field(default_factory=dict, repr=False, hash=False)
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "_left_out", _left_out(self))
         check = Checker(self)
         _check_key(check)
         _check_target(check, named=_check_name(check))
@@ -129,13 +135,27 @@ class Deployment(Value):
         return f"inference.{self.name}"
 
     @property
+    def inferred(self) -> Mapping[str, str]:
+        """What was not given, by the field, with what told it."""
+        left_out: frozenset[str] = self.__dict__["_left_out"]
+        by_model = infer_provider(self.model) == self.provider
+        told = {
+            "model": "the deployment's name",
+            "provider": "the model's name" if by_model else "that there is an endpoint",
+            "endpoint": "the provider's own",
+            "api_key": "the variable of the provider's own client" if self.api_key else "no key is known",
+        }
+        return {name: by for name, by in told.items() if name in left_out}
+
+    @property
     def account(self) -> str:
         """What tells accounts apart where limits are counted: the key's label, and a custom endpoint.
 
         Two servers without a key do not share a limit, nor do two that happen to be given the same key.
         """
         label = self.api_key.label if self.api_key else "none"
-        own = KNOWN_PROVIDERS[self.provider].endpoint == self.endpoint
+        entry = provider_entry(self.provider)
+        own = entry is not None and entry.endpoint == self.endpoint
         return label if own else f"{label}@{self.endpoint}"
 
     def _warn(self) -> None:
@@ -154,6 +174,14 @@ class Deployment(Value):
             lines.append(f"headers.{keys[0]} looks like a key; it stays readable in the configuration")
         for line in lines:
             warnings.warn(f"deployment {self.name}: {line}", CredentialWarning, stacklevel=4)
+
+
+def _left_out(deployment: Deployment) -> frozenset[str]:
+    return frozenset(
+        name
+        for name in ("api_key", "endpoint", "model", "provider")
+        if getattr(deployment, name) in ("", None)
+    )
 
 
 def as_credential_ref(value: Any, path: str, faults: list[str]) -> CredentialRef | None:
@@ -220,21 +248,31 @@ def _check_target(check: Checker, *, named: bool) -> None:
                 f'cannot be told from the model "{check.get("model")}"; write provider = "openai" and the '
                 "endpoint of a server that speaks OpenAI's API",
             )
-    elif provider is not None and (not isinstance(provider, str) or provider not in KNOWN_PROVIDERS):
-        known = ", ".join(KNOWN_PROVIDERS)
-        hint = (
-            did_you_mean(provider, KNOWN_PROVIDERS)
-            or '; "openai" with an endpoint is every compatible server'
-        )
-        check.fault("provider", f"must be one of {known}{hint}")
-        provider = None
+    entry = None
+    if provider is not None:
+        entry = _entry(check, provider)
+        provider = provider if entry is not None else None
     if provider is not None:
         check.put("provider", provider)
-    _check_endpoint(check, endpoint, provider)
+    _check_endpoint(check, endpoint, provider, entry)
 
 
-def _check_endpoint(check: Checker, endpoint: Any, provider: str | None) -> None:
-    known = KNOWN_PROVIDERS.get(provider or "")
+def _entry(check: Checker, provider: Any) -> ProviderEntry | None:
+    """The provider's row of the table; None where a fault was noted."""
+    try:
+        entry = provider_entry(provider) if isinstance(provider, str) else None
+    except ConfigurationError as exc:
+        check.faults += exc.faults
+        return None
+    if entry is None:
+        names = provider_names()
+        hint = did_you_mean(provider, names) or '; "openai" with an endpoint is every compatible server'
+        check.fault("provider", f"must be one of {', '.join(names)}{hint}")
+    return entry
+
+
+def _check_endpoint(check: Checker, endpoint: Any, provider: str | None, entry: ProviderEntry | None) -> None:
+    own = entry.endpoint if entry is not None else None
     if endpoint is not None:
         if fault := endpoint_fault(endpoint, provider):
             check.fault("endpoint", fault)
@@ -242,16 +280,17 @@ def _check_endpoint(check: Checker, endpoint: Any, provider: str | None) -> None
         else:
             endpoint = endpoint.rstrip("/")
             check.put("endpoint", endpoint)
-    elif known is not None:
-        endpoint = known.endpoint or f"loopback://{check.get('name')}"
+    elif provider == "loopback":
+        endpoint = f"loopback://{check.get('name')}"
         check.put("endpoint", endpoint)
-    if (
-        known is not None
-        and endpoint == known.endpoint
-        and known.key_variable
-        and check.get("api_key") is None
-    ):
-        check.put("api_key", CredentialRef(from_env=known.key_variable))
+    elif own is not None:
+        endpoint = own
+        check.put("endpoint", endpoint)
+    elif entry is not None:
+        check.fault("endpoint", f'is missing: the provider "{provider}" has none of its own')
+    if own is not None and endpoint == own and entry is not None and entry.key_variable:
+        if check.get("api_key") is None:
+            check.put("api_key", CredentialRef(from_env=entry.key_variable))
     ca_file = check.get("ca_file")
     if isinstance(ca_file, os.PathLike):
         ca_file = os.fspath(ca_file)

@@ -3,28 +3,9 @@
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
 
-__all__ = ["KNOWN_PROVIDERS", "KnownProvider", "endpoint_fault", "infer_provider", "is_in_the_clear"]
+__all__ = ["endpoint_fault", "infer_provider", "is_in_the_clear"]
 
-
-class KnownProvider(NamedTuple):
-    """What configuration has to know of a provider; the provider itself is loaded by workers only.
-
-    Attributes:
-        endpoint: its own, for when none is given; None: it has none on the network.
-        key_variable: the environment variable that its own endpoint's key is in by convention.
-    """
-
-    endpoint: str | None
-    key_variable: str | None = None
-
-
-KNOWN_PROVIDERS = {
-    # The variable is the one that OpenAI's own clients read.
-    "openai": KnownProvider(endpoint="https://api.openai.com/v1", key_variable="OPENAI_API_KEY"),
-    "loopback": KnownProvider(endpoint=None),
-}
 
 # OpenAI's names, fine-tuned ones included (ft:gpt-4o:...). gpt-oss has open weights, and others serve it.
 # These are compiled (and kept, by re) when they are first used: this module is imported by every web process.

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from .context import CallGuard, EngineContext, Job, Unguarded
 from .engine import RemoteEngine
 from .metrics import CELLS, MetricsRecorder, metrics_from_cells
-from .parts import CallGuard, EnginePart, Job, Unguarded
 from .sink import NullSink, Sink
+from .upstream import Attempt, Upstream
 
 __all__ = [
+    "Attempt",
     "CELLS",
     "CallGuard",
-    "EnginePart",
+    "EngineContext",
     "Job",
     "MetricsRecorder",
     "NullSink",
     "RemoteEngine",
     "Sink",
     "Unguarded",
+    "Upstream",
     "metrics_from_cells",
 ]

@@ -9,7 +9,7 @@ from ..errors import LimitReached, RebuildFailed
 from ..events import GateClosed, GateOpened, Hooks
 from ..reasons import GateReason, LimitReason
 from ..transport.session import SessionRebuildCause
-from .parts import Session
+from .context import Session
 
 __all__ = ["RECHECK", "REFUSALS", "CredentialGate"]
 

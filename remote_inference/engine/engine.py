@@ -14,8 +14,8 @@ from __future__ import annotations
 from ..cluster import LimitKey
 from ..errors import Cancelled, CircuitOpen, LimitReached
 from ..types import Completion, InferenceRequest
+from .context import EngineContext, Job
 from .credential_gate import CredentialGate
-from .parts import EnginePart, Job
 from .run import Run
 from .sink import Sink
 
@@ -25,19 +25,19 @@ __all__ = ["RemoteEngine"]
 class RemoteEngine:
     """See the module."""
 
-    def __init__(self, part: EnginePart) -> None:
-        self._part = part
-        self.deployment = part.deployment
-        self.session = part.session
-        self.breaker = part.breaker
-        self.metrics = part.metrics
-        self.gate = CredentialGate(part.deployment.name, part.session, part.clock, part.hooks)
-        self.limit_key = LimitKey.of(part.deployment)
-        part.limiter.configure(
+    def __init__(self, context: EngineContext) -> None:
+        self._context = context
+        self.deployment = context.deployment
+        self.session = context.session
+        self.breaker = context.breaker
+        self.metrics = context.metrics
+        self.gate = CredentialGate(context.deployment.name, context.session, context.clock, context.hooks)
+        self.limit_key = LimitKey.of(context.deployment)
+        context.limiter.configure(
             self.limit_key,
-            part.deployment.rate_limits,
-            deployment=part.deployment.name,
-            max_concurrent=part.deployment.max_concurrent,
+            context.deployment.rate_limits,
+            deployment=context.deployment.name,
+            max_concurrent=context.deployment.max_concurrent,
         )
 
     def execute(self, request: InferenceRequest, job: Job, sink: Sink) -> Completion:
@@ -48,7 +48,7 @@ class RemoteEngine:
             RequestError: what became of it.
             RebuildFailed: there is no credential to send it with.
         """
-        run = Run(self._part, self.limit_key, self.gate, request, job, sink)
+        run = Run(self._context, self.limit_key, self.gate, request, job, sink)
         with self.metrics.request() as outcome:
             try:
                 completion = run.to_the_end()
@@ -74,7 +74,7 @@ class RemoteEngine:
 
     def opens_at(self) -> float:
         """When the next request could be sent, as far as is known; 0.0 for now."""
-        return max(self.breaker.retry_at, self._part.limiter.paused_until(self.limit_key), self.gate.until)
+        return max(self.breaker.retry_at, self._context.limiter.paused_until(self.limit_key), self.gate.until)
 
     def open_gate(self) -> None:
         """The operator has done something about a credential that was refused."""

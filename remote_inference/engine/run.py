@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing
+from dataclasses import replace
 
 from ..cluster import Cost, LimitKey, Permit
 from ..errors import (
@@ -23,19 +24,21 @@ from ..errors import (
     Timeout,
     Unauthorized,
 )
-from ..events import AttemptFailed, AttemptStarted, RequestFinished, RetryScheduled
+from ..events import AttemptFailed, AttemptStarted, RequestFinished, RetryScheduled, WaitShortened
 from ..policy.breaker import Admission
 from ..policy.classify import traits
 from ..policy.quota import QuotaReport
 from ..policy.retry import decide
-from ..providers.base import ProviderCall
+from ..policy.retry_after import MAX_RETRY_AFTER
+from ..providers import AnswerHead
 from ..reasons import LimitReason
 from ..transport.session import SessionRebuildCause, SessionSnapshot
 from ..types import Completion, InferenceRequest, Priority, Timings, TokenUsage
-from .answer import Answer
+from .completion_builder import CompletionBuilder
+from .context import EngineContext, Job
 from .credential_gate import CredentialGate
-from .parts import EnginePart, Job
 from .sink import Sink
+from .upstream import Attempt
 
 __all__ = ["PATIENCE", "PERMIT_PATIENCE", "Run"]
 
@@ -66,17 +69,17 @@ class Run:
 
     def __init__(
         self,
-        part: EnginePart,
+        context: EngineContext,
         limit_key: LimitKey,
         gate: CredentialGate,
         request: InferenceRequest,
         job: Job,
         sink: Sink,
     ) -> None:
-        self._part = part
+        self._context = context
         self._limit_key = limit_key
         self._gate = gate
-        self._clock = part.clock
+        self._clock = context.clock
         self._request = request
         self._job = job
         self._sink = sink
@@ -85,13 +88,13 @@ class Run:
         self._refreshed = False
         self._generation = 0
         self._sent = False
-        self._began = part.clock.monotonic()
-        self._began_at = part.clock.time()
+        self._began = context.clock.monotonic()
+        self._began_at = context.clock.time()
         self._first_token: float | None = None
         self._usage: TokenUsage | None = None  # of all attempts
         self._prompt = request.estimated_prompt_tokens()
         self._estimate = Cost(self._prompt, _USUAL_ANSWER)
-        self._quota: QuotaReport | None = None
+        self._head = AnswerHead()
 
     def to_the_end(self) -> Completion:
         while True:
@@ -126,7 +129,7 @@ class Run:
         """The error, told where it happened and what was used by then."""
         if isinstance(error, (Cancelled, DeadlineExceeded)) and self._usage is not None:
             error.usage = self._usage.to_wire()
-        return error.at(self._part.deployment.name, self._job.request_id, self._attempts)
+        return error.at(self._context.deployment.name, self._job.request_id, self._attempts)
 
     # -- before an attempt
 
@@ -165,7 +168,7 @@ class Run:
         end = self._clock.monotonic() + self._patience(PATIENCE)
         while True:
             try:
-                return self._part.breaker.admit()
+                return self._context.breaker.admit()
             except CircuitOpen as error:
                 wait = max(error.retry_at - self._clock.time(), _SHORTEST_WAIT)
                 if self._clock.monotonic() + wait > end:
@@ -176,15 +179,15 @@ class Run:
     def _permit(self) -> Permit:
         most = self._request.sampling.max_tokens
         self._estimate = Cost(self._prompt, most or _USUAL_ANSWER)
-        cost = self._part.estimates.cost(self._limit_key, self._estimate, most=most)
+        cost = self._context.estimates.cost(self._limit_key, self._estimate, most=most)
         # nobody has to get past one that is urgent itself
         patience = PATIENCE if self._job.priority >= Priority.HIGH else PERMIT_PATIENCE
         end = self._clock.monotonic() + self._patience(PATIENCE)
         while True:
             try:
-                return self._part.limiter.acquire(
+                return self._context.limiter.acquire(
                     self._limit_key,
-                    self._part.deployment.name,
+                    self._context.deployment.name,
                     cost,
                     priority=self._job.priority,
                     patience=self._patience(patience),
@@ -204,11 +207,11 @@ class Run:
 
     def _attempt(self, admission: Admission, permit: Permit) -> Completion | None:
         """The answer; None where the call may not begin yet, and leave for it is to be asked again."""
-        answer = Answer(self._prompt)
+        answer = CompletionBuilder(self._prompt)
         self._sent = False
-        self._quota = None
+        self._head = AnswerHead()
         try:
-            with self._part.session.lease() as snapshot:
+            with self._context.session.lease() as snapshot:
                 begun = self._job.guard.begin()  # when the credential is there, and nothing is sent yet
                 if begun:
                     self._ask(snapshot, answer)
@@ -223,39 +226,41 @@ class Run:
             permit.refund()
             return None
         usage = answer.usage()
+        if usage.cost_usd is None and self._head.cost_usd is not None:
+            usage = replace(usage, cost_usd=self._head.cost_usd)
         self._used(usage)
         admission.success()
         actual = Cost(usage.prompt_tokens, usage.completion_tokens)
         permit.settle(actual)
-        self._part.estimates.learn(self._limit_key, self._estimate, actual)
+        self._context.estimates.learn(self._limit_key, self._estimate, actual)
         self._gate.open()
         return self._completion(answer, usage)
 
-    def _ask(self, snapshot: SessionSnapshot, answer: Answer) -> None:
+    def _ask(self, snapshot: SessionSnapshot, answer: CompletionBuilder) -> None:
         self._attempts += 1
         self._generation = snapshot.generation
         if self._attempts > 1:
-            self._part.metrics.add("retried", 1)
-        self._part.hooks(
+            self._context.metrics.add("retried", 1)
+        self._context.hooks(
             AttemptStarted(
-                deployment=self._part.deployment.name,
+                deployment=self._context.deployment.name,
                 request_id=self._job.request_id,
                 attempt=self._attempts,
             )
         )
         left = self._deadline_left()
-        call = ProviderCall(
+        attempt = Attempt(
             request=self._request,
-            deployment=self._part.deployment,
+            deployment=self._context.deployment,
             snapshot=snapshot,
             token=self._job.token,
             deadline=None if left is None else self._clock.monotonic() + left,
-            stream=self._part.deployment.stream,
-            on_quota=self._heard,
+            stream=self._context.deployment.stream,
+            on_head=self._on_head,
         )
         self._sink.begin()
         self._sent = True
-        with closing(self._part.provider.stream(call)) as chunks:
+        with closing(self._context.upstream.stream(attempt)) as chunks:
             for chunk in chunks:
                 answer.add(chunk)
                 if chunk.has_output:
@@ -266,9 +271,24 @@ class Run:
         if answer.finish_reason is None:
             raise InvalidResponse("no_finish_reason")
 
-    def _heard(self, report: QuotaReport) -> None:
-        self._quota = report
-        self._part.limiter.observe(self._limit_key, report)
+    def _on_head(self, head: AnswerHead) -> None:
+        self._head = head
+        if head.quota is not None:
+            self._context.limiter.observe(self._limit_key, head.quota)
+            told = head.quota.told_pause
+            if told is not None and told > MAX_RETRY_AFTER:
+                self._tell_shortened(told)
+
+    def _tell_shortened(self, told: float) -> None:
+        self._context.hooks(
+            WaitShortened(
+                deployment=self._context.deployment.name,
+                request_id=self._job.request_id,
+                attempt=self._attempts,
+                told=told,
+                counted=MAX_RETRY_AFTER,
+            )
+        )
 
     def _what_happened(self, exc: BaseException) -> BaseException:
         """The real cause, where an error is only its consequence: a cut socket, a clamped time-out."""
@@ -290,7 +310,7 @@ class Run:
         seen: BaseException,
         admission: Admission,
         permit: Permit,
-        answer: Answer,
+        answer: CompletionBuilder,
     ) -> None:
         """Give back what is not needed. ``seen`` tells how far the attempt came, ``error`` what is said of it."""
         outcome = traits(error).outcome if isinstance(error, RequestError) else "neutral"
@@ -310,23 +330,28 @@ class Run:
         else:  # refused, as it seems; of what is none of the provider's errors nobody knows
             permit.settle(Cost(0, 0) if isinstance(error, RequestError) else None)
 
+    def _cost(self, usage: TokenUsage) -> float | None:
+        """By the prices that are configured; where there are none, what the provider or a gateway says."""
+        price = self._context.deployment.price
+        return usage.cost_usd if price is None else price.cost(usage)
+
     def _used(self, usage: TokenUsage) -> None:
         self._usage = usage if self._usage is None else self._usage + usage
 
-    def _completion(self, answer: Answer, usage: TokenUsage) -> Completion:
-        price = self._part.deployment.price
+    def _completion(self, answer: CompletionBuilder, usage: TokenUsage) -> Completion:
         now = self._clock.monotonic()
         return Completion(
             request_id=self._job.request_id,
-            deployment=self._part.deployment.name,
-            model=self._part.deployment.model,
+            deployment=self._context.deployment.name,
+            model=self._context.deployment.model,
             text=answer.text,
             reasoning=answer.reasoning,
             refusal=answer.refusal,
             tool_calls=answer.tool_calls,
             finish_reason=answer.finish_reason,  # type: ignore[arg-type]  # checked: not None
             usage=usage,
-            cost_usd=None if price is None else price.cost(usage),
+            cost_usd=self._cost(usage),
+            call_id=self._head.call_id,
             attempts=self._attempts,
             timings=Timings(
                 queued=max(0.0, self._began_at - self._job.submitted) if self._job.submitted else 0.0,
@@ -338,33 +363,37 @@ class Run:
     # -- after a failed attempt
 
     def _tell_failed(self, error: RequestError) -> None:
-        self._part.hooks(
+        self._context.hooks(
             AttemptFailed(
-                deployment=self._part.deployment.name,
+                deployment=self._context.deployment.name,
                 request_id=self._job.request_id,
                 attempt=self._attempts,
                 error=type(error).__name__,
                 code=error.code,
+                call_id=self._head.call_id,
             )
         )
 
     def _again(self, error: RequestError) -> bool:
         """Whether to try again; waits for it."""
+        if error.told_wait is not None:
+            self._tell_shortened(error.told_wait)
         if isinstance(error, Unauthorized):
             return self._after_401(error)
         decision = decide(
-            self._part.deployment.retry,
+            self._context.deployment.retry,
             error,
             retries_used=self._retries,
-            idempotent=self._request.idempotent and self._part.deployment.idempotent,
+            idempotent=self._request.idempotent and self._context.deployment.idempotent,
             deadline_left=self._deadline_left(),
-            rng=self._part.rng,
+            rng=self._context.rng,
         )
         if isinstance(error, RateLimited) and not error.quota:
-            said = self._quota.quotas if self._quota is not None else ()
-            self._part.limiter.observe(self._limit_key, QuotaReport(said, refused=True))
+            quota = self._head.quota
+            said = quota.quotas if quota is not None else ()
+            self._context.limiter.observe(self._limit_key, QuotaReport(said, refused=True))
         if decision.pause is not None:
-            self._part.limiter.pause(self._limit_key, self._clock.time() + decision.pause)
+            self._context.limiter.pause(self._limit_key, self._clock.time() + decision.pause)
         if not decision.retry:
             return False
         if decision.uses_retry:
@@ -386,9 +415,9 @@ class Run:
             token.resting = False
 
     def _tell_retry(self, error: RequestError, delay: float) -> None:
-        self._part.hooks(
+        self._context.hooks(
             RetryScheduled(
-                deployment=self._part.deployment.name,
+                deployment=self._context.deployment.name,
                 request_id=self._job.request_id,
                 attempt=self._attempts,
                 delay=delay,
@@ -403,7 +432,7 @@ class Run:
         if not self._refreshed:
             self._refreshed = True
             try:
-                rebuilt = self._part.session.rebuild(
+                rebuilt = self._context.session.rebuild(
                     SessionRebuildCause.UNAUTHORIZED, seen_generation=self._generation
                 )
             except RebuildFailed:
@@ -417,16 +446,16 @@ class Run:
 
     def finished(self, outcome: str, error: BaseException | None = None) -> None:
         """Tell the hooks and the counts, of all attempts together."""
-        usage, price, cost = self._usage, self._part.deployment.price, None
+        usage, cost = self._usage, None
         if usage is not None:
-            cost = None if price is None else price.cost(usage)
-            self._part.metrics.add("prompt_tokens", usage.prompt_tokens)
-            self._part.metrics.add("completion_tokens", usage.completion_tokens)
+            cost = self._cost(usage)
+            self._context.metrics.add("prompt_tokens", usage.prompt_tokens)
+            self._context.metrics.add("completion_tokens", usage.completion_tokens)
             if cost:
-                self._part.metrics.add("cost_microusd", round(cost * 1e6))
-        self._part.hooks(
+                self._context.metrics.add("cost_microusd", round(cost * 1e6))
+        self._context.hooks(
             RequestFinished(
-                deployment=self._part.deployment.name,
+                deployment=self._context.deployment.name,
                 request_id=self._job.request_id,
                 outcome=outcome,
                 attempts=self._attempts,

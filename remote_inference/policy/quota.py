@@ -14,6 +14,7 @@ There is no one format. A name is taken apart into words: what it tells (limit, 
 - Cerebras ``…-requests-day``, ``…-tokens-minute`` (inference-docs.cerebras.ai/support/rate-limits); Mistral
   ``…-req-minute``; DigitalOcean ``…-tokens-per-minute`` with resets in seconds since the epoch; Fireworks
   ``…-tokens-prompt`` and ``…-tokens-generated``.
+- LiteLLM's proxy: its own for its keys, and those of the provider behind it with ``llm_provider-`` before their names.
 - Gateways: ``RateLimit-Limit: 100, 100;w=60`` and its like (draft-ietf-httpapi-ratelimit-headers), which mean
   requests.
 
@@ -26,9 +27,10 @@ import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timezone
-from email.utils import parsedate_to_datetime
 from functools import lru_cache
+
+from .retry_after import MAX_RETRY_AFTER
+from .times import LONGEST, seconds_until
 
 __all__ = ["DIMENSIONS", "Quota", "QuotaReport", "parse_quota"]
 
@@ -40,7 +42,6 @@ SHORT_PAUSE = 1.0
 """Seconds; see `QuotaReport.pause`."""
 
 _MOST = 10**12
-_LONGEST = 31 * DAY
 _SURELY_LONGER = (
     120.0  # seconds: a reset of a minute's limit may pass 60 by skewed clocks, or when it is overdrawn
 )
@@ -49,6 +50,7 @@ _ROUNDING = 0.01
 _PREFIX = re.compile(
     r"(?:x-|anthropic-)?rate-?limit(?:-|$)|x-ratelimit(?P<size>bysize)-|x-(?P<token>token)limit-"
 )
+_BEHIND = "llm_provider-"
 _PARTS = {"limit": "limit", "remaining": "remaining", "reset": "reset", "renewalperiod": "window"}
 _SUBJECTS = {
     "requests": "requests",
@@ -69,13 +71,6 @@ _SCOPES = frozenset({"project", "organization", "org", "workspace"})
 _FILLERS = frozenset({"per"})
 
 _NUMBER = re.compile(r"-?\d{1,15}(?:\.\d{0,9})?", re.ASCII)
-_DURATION = re.compile(
-    r"(?:(\d{1,9}(?:\.\d{1,9})?)d)?(?:(\d{1,9}(?:\.\d{1,9})?)h)?(?:(\d{1,9}(?:\.\d{1,9})?)m(?!s))?"
-    r"(?:(\d{1,9}(?:\.\d{1,9})?)s)?(?:(\d{1,9}(?:\.\d{1,9})?)ms)?(?:(\d{1,12}(?:\.\d{1,9})?)(?:us|µs))?",
-    re.ASCII,
-)
-_UNITS = (DAY, HOUR, MINUTE, 1.0, 1e-3, 1e-6)
-_RFC3339 = re.compile(r"(\d{4}-\d\d-\d\d)[Tt ](\d\d:\d\d:\d\d)(\.\d{1,9})?(Z|z|[+-]\d\d:\d\d)", re.ASCII)
 _OF_SECONDS = re.compile(r";\s*(?:w|window)\s*=\s*(\d{1,9})", re.ASCII)
 
 
@@ -143,7 +138,7 @@ class QuotaReport:
         return least
 
     @property
-    def pause(self) -> float | None:
+    def told_pause(self) -> float | None:
         """Seconds for which to send nothing, because something is used up; None: there is something left.
 
         Until the reset where that is of more than a minute. Else no longer than `SHORT_PAUSE` at a time: for most
@@ -156,13 +151,22 @@ class QuotaReport:
         ]
         return max(waits, default=None)
 
+    @property
+    def pause(self) -> float | None:
+        """The same, but an hour at most at a time (`MAX_RETRY_AFTER`): the next answer says what is left then."""
+        told = self.told_pause
+        return None if told is None else min(told, MAX_RETRY_AFTER)
 
-def parse_quota(headers: Mapping[str, str], now: float) -> QuotaReport | None:
+
+def parse_quota(
+    headers: Mapping[str, str], now: float, windows: Mapping[str, float] | None = None
+) -> QuotaReport | None:
     """Read the headers of an answer; None where they say nothing of limits. Never raises.
 
     Args:
         headers: In any case.
         now: Seconds since the epoch, for resets that are times.
+        windows: Seconds that a limit is of, by its dimension, for providers whose headers do not say it.
     """
     found: dict[tuple[str, str, float | None], dict[str, float]] = {}
     for name, value in headers.items():
@@ -177,7 +181,11 @@ def parse_quota(headers: Mapping[str, str], now: float) -> QuotaReport | None:
         number = _reset(value, now) if part == "reset" else _number(value.partition(";")[0].strip())
         if number is not None:
             found.setdefault((dimension, scope, period), {})[part] = number
-    quotas = [_quota(dimension, period, parts) for (dimension, _, period), parts in found.items()]
+    known = windows or {}
+    quotas = [
+        _quota(dimension, period or known.get(dimension), parts)
+        for (dimension, _, period), parts in found.items()
+    ]
     told = tuple(quota for quota in quotas if quota.limit is not None or quota.remaining is not None)
     return QuotaReport(told) if told else None
 
@@ -185,10 +193,12 @@ def parse_quota(headers: Mapping[str, str], now: float) -> QuotaReport | None:
 @lru_cache(maxsize=256)
 def _meaning(name: str) -> tuple[str, str, str, float | None] | None:
     """What a header tells, of what, of whose, and in how many seconds. None: it is another header."""
+    part = dimension = scope = ""
+    if name.startswith(_BEHIND):
+        name, scope = name[len(_BEHIND) :], _BEHIND
     prefix = _PREFIX.match(name)
     if prefix is None:
         return None
-    part = dimension = scope = ""
     side, period = "", None
     for word in name[prefix.end() :].split("-"):
         if word in _PARTS and not part:
@@ -222,7 +232,7 @@ def _quota(dimension: str, period: float | None, parts: Mapping[str, float]) -> 
         remaining = min(remaining, limit)
     reset = parts.get("reset")
     window = period if period is not None else parts.get("window")
-    if window is not None and not 0 < window <= _LONGEST:
+    if window is not None and not 0 < window <= LONGEST:
         window = None
     if window is None and reset is not None:
         window = _longer_window(limit, remaining, reset)
@@ -258,31 +268,6 @@ def _number(text: str) -> float | None:
 
 def _reset(text: str, now: float) -> float | None:
     """Seconds from now: of a duration, a number, or a time."""
-    text = text.strip()
-    number = _number(text)
-    if number is not None:
-        if number >= 1e12:  # milliseconds since the epoch
-            number = number / 1000.0 - now
-        elif number >= 1e9:  # seconds since the epoch
-            number -= now
-    elif text and (duration := _DURATION.fullmatch(text)):
-        number = sum(
-            float(amount) * unit for amount, unit in zip(duration.groups(), _UNITS, strict=True) if amount
-        )
-    else:
-        moment = _time(text)
-        number = None if moment is None else moment - now
-    return None if number is None or math.isnan(number) else min(max(number, 0.0), _LONGEST)
-
-
-def _time(text: str) -> float | None:
-    """Seconds since the epoch, of RFC 3339 or of HTTP."""
-    try:
-        parts = _RFC3339.fullmatch(text)
-        if parts:
-            zone = "+00:00" if parts[4] in "Zz" else parts[4]
-            return datetime.fromisoformat(f"{parts[1]}T{parts[2]}{zone}").timestamp() + float(parts[3] or 0)
-        moment = parsedate_to_datetime(text)
-        return (moment if moment.tzinfo else moment.replace(tzinfo=timezone.utc)).timestamp()
-    except (ValueError, TypeError, IndexError, OverflowError):
-        return None
+    number = _number(text.strip())
+    seconds = seconds_until(text if number is None else str(number), now)
+    return None if seconds is None else min(seconds, LONGEST)

@@ -48,6 +48,7 @@ def decide(
       none: it costs a retry and waits the usual backoff.
     - A 5xx that names a time waits at least that long, where that is respected.
     - ``max_retries=0`` turns retries off, those that cost nothing included.
+    - What the server says of another attempt (``x-should-retry``) counts for more than the kind of the error.
     - Spent quota is final. So is `Unauthorized` here: the engine rebuilds the session and decides for itself.
     - No retry that would begin at or after the deadline.
 
@@ -62,7 +63,11 @@ def decide(
     found = traits(error)
     named = _named_time(policy, error)
     pause = named if isinstance(error, RateLimited) and found.retry_kind else None
-    allowed = idempotent and policy.max_retries > 0 and found.retry_kind in policy.retry_on
+    makes_sense = found.retry_kind in policy.retry_on
+    if error.should_retry is not None:
+        # What the configuration rules out stays so.
+        makes_sense = error.should_retry and (makes_sense or found.retry_kind is None)
+    allowed = idempotent and policy.max_retries > 0 and makes_sense
     if not allowed or (pause is None and retries_used >= policy.max_retries):
         return RetryDecision(retry=False, pause=pause)
     if pause is not None:

@@ -1,8 +1,17 @@
-"""The providers: one file a wire format, found by name when a worker needs one."""
+"""The providers: one wire format each, without I/O. Which there are says `config.provider_table`."""
 
 from __future__ import annotations
 
-from .base import Provider, ProviderCall
-from .registry import PROVIDERS, provider_named
+from .base import AnswerHead, AnswerReader, HttpRequest, Provider, ProviderCall
+from .feed import AnswerFeed
+from .loading import provider_named
 
-__all__ = ["PROVIDERS", "Provider", "ProviderCall", "provider_named"]
+__all__ = [
+    "AnswerFeed",
+    "AnswerHead",
+    "AnswerReader",
+    "HttpRequest",
+    "Provider",
+    "ProviderCall",
+    "provider_named",
+]

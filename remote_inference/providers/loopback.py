@@ -1,42 +1,35 @@
-"""A provider without a network, for users' own tests: scripted tokens, delays and faults."""
+"""A provider without a network, for users' own tests: scripted tokens, delays and faults.
+
+Its script is in the deployment's options. The provider puts it into the request, and the transport of ``loopback://``
+endpoints plays it (`transport.loopback`).
+"""
 
 from __future__ import annotations
 
+import json
 import math
-import threading
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ..clock import Clock
 from ..config import Deployment
 from ..errors import (
     ConfigurationError,
     ContentFiltered,
-    DeadlineExceeded,
     InvalidResponse,
-    NetworkError,
-    RequestError,
     StreamTruncated,
-    Timeout,
 )
 from ..policy.classify import error_for_status
+from ..transport.loopback import FAULTS
 from ..types import FinishReason, Message, TokenChunk, TokenUsage
-from .base import ProviderCall
+from .base import AnswerReader, HttpRequest, Provider, ProviderCall
 
 __all__ = ["LoopbackProvider"]
 
 _FINISH = ("stop", "length", "content_filter")
-_ERRORS: Mapping[str, Callable[[], RequestError]] = {
-    "timeout": lambda: Timeout("first_byte"),
-    "stall": lambda: Timeout("read"),
-    "network": lambda: NetworkError("reset"),
-    "invalid": lambda: InvalidResponse("not_json"),
-    "truncated": lambda: StreamTruncated("no_finish_reason"),
-}
 
 
-class LoopbackProvider:
+class LoopbackProvider(Provider):
     """Answers by the deployment's ``options``:
 
     - ``tokens``: the answer, a list of strings; or ``text``: the same in one string, cut at spaces; or ``echo
@@ -49,22 +42,20 @@ class LoopbackProvider:
       ``network``, ``invalid``, ``truncated``), or empty (this call is well). ``cut_after``: so many tokens
       come first; alone, it means ``truncated``.
 
-    The faults that are used up are counted for each deployment's name by this object.
+    The faults that are used up are counted for each deployment's name in a process.
     """
 
     name: ClassVar[str] = "loopback"
-    default_endpoint: ClassVar[str] = "loopback://"
-
-    def __init__(self, *, clock: Clock) -> None:
-        self._clock = clock
-        self._lock = threading.Lock()
-        self._calls: dict[str, int] = {}
-
-    @property
-    def calls(self) -> Mapping[str, int]:
-        """Calls so far, by deployment."""
-        with self._lock:
-            return dict(self._calls)
+    options: ClassVar[tuple[str, ...]] = (
+        "delay",
+        "echo",
+        "faults",
+        "finish_reason",
+        "first_delay",
+        "text",
+        "tokens",
+        "usage",
+    )
 
     def check(self, deployment: Deployment) -> None:
         """Check the script.
@@ -72,46 +63,75 @@ class LoopbackProvider:
         Raises:
             ConfigurationError: with the path of each field at fault.
         """
-        _script(deployment.options)
+        faults: list[str] = []
+        for check in (super().check, lambda made: _script(made.options)):
+            try:
+                check(deployment)
+            except ConfigurationError as exc:
+                faults += exc.faults
+        if faults:
+            raise ConfigurationError(faults)
 
-    def stream(self, call: ProviderCall) -> Generator[TokenChunk, None, None]:
-        """See `Provider.stream`."""
+    def request(self, call: ProviderCall) -> HttpRequest:
+        """See `Provider.request`."""
         script = _script(call.deployment.options)
-        with self._lock:
-            number = self._calls.get(call.deployment.name, 0)
-            self._calls[call.deployment.name] = number + 1
-        fault = script.faults[number] if number < len(script.faults) else {}
         tokens = _words(_last_text(call.request.messages)) if script.echo else script.tokens
-        cut = fault.get("cut_after", 0 if fault else None)
-        for index, token in enumerate(tokens if cut is None else tokens[:cut]):
-            self._wait(script.delay if index else script.first_delay, call)
-            yield TokenChunk(token)
-        if cut is not None:
-            if cut == 0 or not tokens:
-                self._wait(script.first_delay, call)
-            _fail(fault)
         usage = script.usage or TokenUsage(
             prompt_tokens=call.request.estimated_prompt_tokens(), completion_tokens=len(tokens)
         )
-        if script.finish is FinishReason.CONTENT_FILTER:
-            yield TokenChunk(usage=usage)
+        played = {
+            "deployment": call.deployment.name,
+            "tokens": tokens,
+            "first_delay": script.first_delay,
+            "delay": script.delay,
+            "finish_reason": str(script.finish),
+            "usage": usage.to_wire(),
+            "faults": script.faults,
+        }
+        return HttpRequest(path="", body=json.dumps(played).encode())
+
+    def reader(self, call: ProviderCall) -> AnswerReader:
+        """See `Provider.reader`."""
+        return _ScriptReader()
+
+
+class _ScriptReader(AnswerReader):
+    """Reads what `transport.loopback` sends."""
+
+    def __init__(self) -> None:
+        self._finish: FinishReason | None = None
+
+    def event(self, kind: str, data: str) -> TokenChunk | None:
+        try:
+            event = json.loads(data)
+        except ValueError:
+            event = None
+        if not isinstance(event, dict):
+            raise InvalidResponse("not_json")
+        if "error" in event:
+            error = event["error"]
+            raise error_for_status(
+                error.get("status", 200),
+                error.get("code"),
+                error.get("param"),
+                error.get("type"),
+                error.get("retry_after"),
+            )
+        if "finish_reason" in event:
+            self._finish = FinishReason(event["finish_reason"])
+            self.usage = TokenUsage.from_wire(event["usage"])
+            self.complete = self.done = True
+        return TokenChunk(event["text"]) if "text" in event else None
+
+    def body(self, data: bytes) -> TokenChunk | None:
+        return self.event("message", data.decode(errors="replace"))
+
+    def end(self) -> TokenChunk:
+        if self._finish is None:
+            raise StreamTruncated("no_finish_reason")
+        if self._finish is FinishReason.CONTENT_FILTER:
             raise ContentFiltered("content_filter")
-        yield TokenChunk(finish_reason=script.finish, usage=usage)
-
-    def _wait(self, seconds: float, call: ProviderCall) -> None:
-        call.token.check()
-        now = self._clock.monotonic()
-        left = math.inf if call.deadline is None else call.deadline - now
-        if left <= 0:
-            raise DeadlineExceeded("running")
-        if seconds > 0:
-            self._clock.wait(call.token.event, min(seconds, left))
-            call.token.check()
-            if left <= seconds:
-                raise DeadlineExceeded("running")
-
-    def __repr__(self) -> str:
-        return f"<LoopbackProvider {sum(self.calls.values())} calls>"
+        return TokenChunk(finish_reason=self._finish, usage=self.usage)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,30 +158,13 @@ def _last_text(messages: tuple[Message, ...]) -> str:
     return "".join(part["text"] for part in content or () if part.get("type") == "text")
 
 
-def _fail(fault: Mapping[str, Any]) -> None:
-    if "status" in fault:
-        retry_after = fault.get("retry_after")
-        raise error_for_status(
-            fault["status"],
-            fault.get("code"),
-            fault.get("param"),
-            fault.get("type"),
-            None if retry_after is None else float(retry_after),
-        )
-    raise _ERRORS[fault.get("error", "truncated")]()
-
-
 def _script(options: Mapping[str, Any]) -> _Script:
     """Read the options.
 
     Raises:
         ConfigurationError: with every fault.
     """
-    known = ("delay", "echo", "faults", "finish_reason", "first_delay", "text", "tokens", "usage")
-    faults = [
-        f"options.{name}: is not an option of the provider loopback; they are {', '.join(known)}"
-        for name in sorted(options.keys() - set(known))
-    ]
+    faults: list[str] = []
     text, tokens, echo = options.get("text"), options.get("tokens"), options.get("echo", False)
     if (text is not None) + (tokens is not None) + (echo is True) > 1:
         faults.append("options: only one of text, tokens and echo")
@@ -223,8 +226,8 @@ def _fault_faults(fault: Any, path: str) -> list[str]:
     status = fault.get("status", 500)
     if not isinstance(status, int) or isinstance(status, bool) or not 400 <= status <= 599:
         faults.append(f"{path}.status: must be from 400 to 599")
-    if "error" in fault and (fault["error"] not in list(_ERRORS) or "status" in fault):
-        faults.append(f"{path}.error: must be one of {', '.join(_ERRORS)}, and without a status")
+    if "error" in fault and (fault["error"] not in list(FAULTS) or "status" in fault):
+        faults.append(f"{path}.error: must be one of {', '.join(FAULTS)}, and without a status")
     if not _is_count(fault.get("cut_after", 0)):
         faults.append(f"{path}.cut_after: must be a number of tokens")
     if not _is_seconds(fault.get("retry_after", 0.0)):

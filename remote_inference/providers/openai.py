@@ -1,35 +1,24 @@
-"""OpenAI's chat completions, and every server that speaks them: vLLM, llama.cpp, LiteLLM's proxy, Azure's v1
-API."""
+"""OpenAI's chat completions, and every server that speaks them. Presets of some are in `config.provider_table`."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Mapping
 from typing import ClassVar
 
-from ..clock import Clock
 from ..config import Deployment
-from ..errors import ConfigurationError, InvalidResponse, NetworkError, RequestError, Timeout
-from ..policy.quota import parse_quota
-from ..transport.http import HttpResponse
-from ..transport.sse import SseLimitExceeded, decode_sse_stream
-from ..types import TokenChunk
-from .base import ProviderCall
-from .openai_answer import AnswerReader
-from .openai_errors import error_of_answer, error_of_object
+from ..errors import ConfigurationError
+from .base import AnswerReader, HttpRequest, Provider, ProviderCall
+from .openai_reader import ChatReader
 from .openai_request import chat_body
 
 __all__ = ["OpenAIProvider"]
 
-TAIL_PATIENCE = 5.0
-"""Seconds that a server may take, after the finish reason, for the usage and ``[DONE]``. The answer is whole
-by then."""
 
-# InvalidResponse has StreamTruncated under it.
-_TAIL_FAILURES = (InvalidResponse, NetworkError, Timeout)
-_OPTIONS = ("auth_header", "include_usage", "max_tokens_field")
+_FIXED = ("messages", "model", "stream")
+_MEANINGS = ("stop", "length", "tool_calls", "content_filter", "error")
 
 
-class OpenAIProvider:
+class OpenAIProvider(Provider):
     """``POST {endpoint}/chat/completions``, streamed or not.
 
     ``deployment.options``, all of them optional:
@@ -37,15 +26,24 @@ class OpenAIProvider:
     - ``max_tokens_field``: ``max_tokens`` or ``max_completion_tokens`` (see
       `openai_request.max_tokens_field`).
     - ``include_usage``: False for servers that refuse ``stream_options``; usage is then estimated.
+    - ``done_is_finish``: True for servers that end a stream with ``[DONE]`` and never name a finish reason; the
+      answer is whole by then.
+    - ``finish_reasons``: the server's own words for the end of an answer, each with what it means in OpenAI's:
+      ``stop``, ``length``, ``tool_calls``, ``content_filter``, or ``error``.
+    - ``rename_fields``: fields of the request, each with the server's own name of it.
     - ``auth_header``: the header that carries the key by itself, for instance ``api-key`` (Azure); without
       it, ``Authorization: Bearer``.
     """
 
     name: ClassVar[str] = "openai"
-    default_endpoint: ClassVar[str] = "https://api.openai.com/v1"
-
-    def __init__(self, *, clock: Clock) -> None:
-        self._clock = clock
+    options: ClassVar[tuple[str, ...]] = (
+        "auth_header",
+        "done_is_finish",
+        "finish_reasons",
+        "include_usage",
+        "max_tokens_field",
+        "rename_fields",
+    )
 
     def check(self, deployment: Deployment) -> None:
         """Check the options.
@@ -53,100 +51,52 @@ class OpenAIProvider:
         Raises:
             ConfigurationError: with the path of each at fault.
         """
+        faults: list[str] = []
+        try:
+            super().check(deployment)
+        except ConfigurationError as exc:
+            faults += exc.faults
         options = deployment.options
-        faults = [
-            f"options.{name}: is not an option of the provider openai; they are {', '.join(_OPTIONS)}"
-            for name in sorted(options.keys() - set(_OPTIONS))
-        ]
         if options.get("max_tokens_field", "max_tokens") not in ("max_tokens", "max_completion_tokens"):
             faults.append("options.max_tokens_field: must be max_tokens or max_completion_tokens")
-        if not isinstance(options.get("include_usage", True), bool):
-            faults.append("options.include_usage: must be true or false")
+        for name in ("done_is_finish", "include_usage"):
+            if not isinstance(options.get(name, True), bool):
+                faults.append(f"options.{name}: must be true or false")
+        words = options.get("finish_reasons", {})
+        if not isinstance(words, Mapping) or not all(
+            isinstance(word, str) and meaning in _MEANINGS for word, meaning in words.items()
+        ):
+            faults.append(f"options.finish_reasons: must have one of {', '.join(_MEANINGS)} for each word")
+        renamed = options.get("rename_fields", {})
+        if not isinstance(renamed, Mapping) or not all(
+            isinstance(theirs, str) and theirs and name not in _FIXED for name, theirs in renamed.items()
+        ):
+            faults.append(
+                f"options.rename_fields: must have a name for each field, but not for {', '.join(_FIXED)}"
+            )
         header = options.get("auth_header", "Authorization")
         if not isinstance(header, str) or not header.replace("-", "").isalnum() or not header.isascii():
             faults.append("options.auth_header: must be the name of a header")
         if faults:
             raise ConfigurationError(faults)
 
-    def stream(self, call: ProviderCall) -> Generator[TokenChunk, None, None]:
-        """See `Provider.stream`."""
-        deployment, snapshot = call.deployment, call.snapshot
-        reader = AnswerReader(snapshot.credential)
-        response = snapshot.client.post_json(
-            f"{deployment.endpoint or self.default_endpoint}/chat/completions",
-            chat_body(call.request, deployment, stream=call.stream),
-            _auth_headers(call),
-            token=call.token,
-            deadline=call.deadline,
-            stream=call.stream,
-            repeatable=deployment.idempotent and call.request.idempotent,
-        )
-        with response:
-            if call.on_quota is not None:
-                report = parse_quota(response.headers, self._clock.time())
-                if report is not None:
-                    call.on_quota(report)
-            if response.status != 200:
-                raise error_of_answer(
-                    response.status,
-                    response.read_error(),
-                    response.headers,
-                    now=self._clock.time(),
-                    secret=snapshot.credential,
-                )
-            kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-            if kind in ("text/html", "application/xhtml+xml"):
-                raise InvalidResponse("content_type")  # a login page, a gateway's apology
-            if call.stream and kind != "application/json":
-                yield from _streamed(response, reader)
-            else:
-                # Also a server that does not stream although it was asked to.
-                chunk = reader.whole(response.read())
-                if chunk is not None:
-                    yield chunk
-        if reader.usage is not None and reader.failure() is not None:
-            yield TokenChunk(usage=reader.usage)  # it is billed all the same
-        yield reader.last()
+    def request(self, call: ProviderCall) -> HttpRequest:
+        """See `Provider.request`."""
+        return HttpRequest(path="/chat/completions", body=chat_body(call), headers=_auth_headers(call))
 
-    def __repr__(self) -> str:
-        return "OpenAIProvider()"
+    def reader(self, call: ProviderCall) -> AnswerReader:
+        """See `Provider.reader`."""
+        return ChatReader(
+            call.credential,
+            prompt_estimate=call.request.estimated_prompt_tokens(),
+            done_is_finish=bool(call.option("done_is_finish", False)),
+            finish_reasons=call.option("finish_reasons"),
+        )
 
 
 def _auth_headers(call: ProviderCall) -> Mapping[str, str]:
-    secret = call.snapshot.credential
-    if secret is None:
+    if call.credential is None:
         return {}
-    header = call.deployment.options.get("auth_header")
-    return {str(header): secret.reveal()} if header else {"Authorization": f"Bearer {secret.reveal()}"}
-
-
-def _streamed(response: HttpResponse, reader: AnswerReader) -> Iterator[TokenChunk]:
-    """The chunks of the events until ``[DONE]``, or the body's end after a finish reason."""
-    progress, chunk_of = response.progress, reader.chunk_of
-    try:
-        for event in decode_sse_stream(response.chunks()):
-            data = event.data
-            if data.startswith("[DONE]"):
-                return
-            if event.event == "error":
-                raise _error_event(data, reader)
-            chunk = chunk_of(data)
-            progress(TAIL_PATIENCE if reader.ended else None)
-            if chunk is not None:
-                yield chunk
-    except SseLimitExceeded as exc:
-        raise InvalidResponse(f"{exc.kind}_too_long") from exc
-    except RequestError as exc:
-        # What breaks after the end breaks nothing; but a cancel and the deadline are the caller's.
-        if not (reader.ended and isinstance(exc, _TAIL_FAILURES)):
-            raise
-
-
-def _error_event(data: str, reader: AnswerReader) -> RequestError:
-    try:
-        reader.chunk_of(data)
-    except InvalidResponse:
-        return error_of_object(200, None, secret=None)
-    except RequestError as exc:
-        return exc
-    return error_of_object(200, None, secret=None)
+    header = call.option("auth_header")
+    key = call.credential.reveal()
+    return {str(header): key} if header else {"Authorization": f"Bearer {key}"}

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from ..config import Deployment
 from ..errors import BadRequest
-from ..types import InferenceRequest
+from .base import ProviderCall, option_of
 
 __all__ = ["chat_body", "max_tokens_field"]
 
@@ -28,7 +28,7 @@ def max_tokens_field(deployment: Deployment) -> str:
     other (o1 and later, gpt-5 and later), where OpenAI or Azure serves them; ``max_tokens`` everywhere else,
     because that is the name that every server knows.
     """
-    chosen = deployment.options.get("max_tokens_field")
+    chosen = option_of(deployment, "max_tokens_field")
     if isinstance(chosen, str):
         return chosen
     host = urlsplit(deployment.endpoint).hostname or ""
@@ -36,7 +36,7 @@ def max_tokens_field(deployment: Deployment) -> str:
     return "max_completion_tokens" if theirs and _REASONING.match(deployment.model) else "max_tokens"
 
 
-def chat_body(request: InferenceRequest, deployment: Deployment, *, stream: bool) -> bytes:
+def chat_body(call: ProviderCall) -> bytes:
     """The body, encoded. The request's ``extra_body`` comes over the deployment's, and both over the
     parameters.
 
@@ -44,6 +44,7 @@ def chat_body(request: InferenceRequest, deployment: Deployment, *, stream: bool
         BadRequest: ``extra_body`` asks for something that this library does otherwise (``messages``,
             ``model``, ``stream``, more than one choice).
     """
+    request, deployment = call.request, call.deployment
     body: dict[str, Any] = {
         "model": deployment.model,
         "messages": [message.to_openai() for message in request.messages],
@@ -52,15 +53,18 @@ def chat_body(request: InferenceRequest, deployment: Deployment, *, stream: bool
     if "max_tokens" in sampling:
         body[max_tokens_field(deployment)] = sampling.pop("max_tokens")
     body.update(sampling)
+    for name, theirs in call.option("rename_fields", {}).items():
+        if name in body:
+            body[theirs] = body.pop(name)
     if request.tools:
         body["tools"] = request.tools
     if request.tool_choice is not None:
         body["tool_choice"] = request.tool_choice
     if request.response_format is not None:
         body["response_format"] = request.response_format
-    if stream:
+    if call.stream:
         body["stream"] = True
-        if deployment.options.get("include_usage", True):
+        if call.option("include_usage", True):
             body["stream_options"] = {"include_usage": True}
     for extra in (deployment.extra_body, request.extra_body):
         if extra:

@@ -1,13 +1,12 @@
-"""urllib3's connections, taught to obey an `Exchange`: its clocks for every read, its cut in every state.
+"""urllib3's connections, taught to obey a `Call`: its clocks for every read, its cut in every state.
 
-The exchange reaches them through a context variable, because urllib3 hands nothing of the caller's through to
+The call reaches them through a context variable, because urllib3 hands nothing of the caller's through to
 the connection that it picks.
 """
 
 from __future__ import annotations
 
 import functools
-import http.client
 import io
 import socket
 from contextvars import ContextVar
@@ -18,11 +17,12 @@ from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 from urllib3.exceptions import ConnectTimeoutError, NameResolutionError, NewConnectionError
 from urllib3.util.connection import allowed_gai_family
 
-from .exchange import Exchange
+from .call import Call
+from .http_head import HeadReader
 
-__all__ = ["CURRENT", "POOL_CLASSES", "SOCKET_OPTIONS"]
+__all__ = ["CURRENT", "POOL_CLASSES", "SOCKET_OPTIONS", "Connection", "FreshFirst"]
 
-CURRENT: ContextVar[Exchange] = ContextVar("remote_inference_exchange")
+CURRENT: ContextVar[Call] = ContextVar("remote_inference_call")
 """The call for which a connection is being asked."""
 
 # Headers are read through it; bodies go past it.
@@ -43,11 +43,11 @@ runs."""
 
 
 class _ClockedReader(io.RawIOBase):
-    """The socket as a raw stream; each read may take what the exchange's clocks leave."""
+    """The socket as a raw stream; each read may take what the call's clocks leave."""
 
-    def __init__(self, sock: socket.socket, exchange: Exchange) -> None:
+    def __init__(self, sock: socket.socket, call: Call) -> None:
         self._sock = sock
-        self._exchange = exchange
+        self._call = call
         # It holds the socket open when http.client closes the connection under a body without a length.
         self._hold = sock.makefile("rb", buffering=0)
 
@@ -55,62 +55,63 @@ class _ClockedReader(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
-        exchange = self._exchange
-        self._sock.settimeout(exchange.remaining())
+        call = self._call
+        self._sock.settimeout(call.remaining())
         count = self._sock.recv_into(buffer)
-        exchange.received += count
+        call.received += count
         return count
 
     def close(self) -> None:
         if not self.closed:
-            self._exchange.close(self._hold)
+            self._call.close(self._hold)
             super().close()
 
 
 class _Source:
     """What `http.client.HTTPResponse` wants of a socket."""
 
-    def __init__(self, sock: socket.socket, exchange: Exchange) -> None:
-        self._reader = _ClockedReader(sock, exchange)
+    def __init__(self, sock: socket.socket, call: Call) -> None:
+        self._reader = _ClockedReader(sock, call)
 
     def makefile(self, mode: str) -> io.BufferedReader:
         return io.BufferedReader(self._reader, _BUFFER)
 
 
-class _Response(http.client.HTTPResponse):
-    def __init__(self, exchange: Exchange, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(_Source(sock, exchange), *args, **kwargs)  # type: ignore[arg-type]  # makefile() does
-        exchange.response = self
+class _Response(HeadReader):
+    def __init__(self, call: Call, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(_Source(sock, call), *args, **kwargs)  # type: ignore[arg-type]  # makefile() does
+        call.response = self
 
 
-class _Connection(HTTPConnection):
-    """A connection that serves one exchange at a time."""
+class Connection(HTTPConnection):
+    """A connection that serves one call at a time."""
 
-    exchange: Exchange | None = None
+    call: Call | None = None
     _outgoing: list[bytes] | None = None
 
-    def _serve(self) -> Exchange:
-        exchange = CURRENT.get()
-        self.exchange = exchange
-        self.response_class = functools.partial(_Response, exchange)  # type: ignore[assignment]  # is called
-        return exchange
+    def serve(self) -> Call:
+        """Take on the call for which the connection is being asked."""
+        call = CURRENT.get()
+        self.call = call
+        self.response_class = functools.partial(_Response, call)  # type: ignore[assignment]  # is called
+        return call
 
     def let_go(self) -> None:
-        """The exchange is over; the connection may go back to its pool."""
-        self.exchange = None
+        """The call is over; the connection may go back to its pool."""
+        self.call = None
         self.__dict__.pop("response_class", None)
 
     def connect(self) -> None:
-        exchange = self._serve()
-        exchange.fresh = True
+        call = self.serve()
+        call.fresh = True
         try:
             super().connect()
         finally:
-            exchange.dialled()
+            call.dialled()
 
     def _new_conn(self) -> socket.socket:
         """Like urllib3's, but all addresses share one limit, and the socket can be cut while it connects."""
-        exchange = self._serve()
+        call = self.serve()
         host = self._dns_host.strip("[]")
         try:
             found = socket.getaddrinfo(host, self.port, allowed_gai_family(), socket.SOCK_STREAM)
@@ -123,15 +124,15 @@ class _Connection(HTTPConnection):
             try:
                 for option in SOCKET_OPTIONS:
                     sock.setsockopt(*option)
-                exchange.dialling(sock)
-                remaining = exchange.remaining()
+                call.dialling(sock)
+                remaining = call.remaining()
                 # A dead first address must leave time for the second.
                 sock.settimeout(remaining and remaining / (len(found) - number))
                 sock.connect(address)
-                sock.settimeout(exchange.remaining())
+                sock.settimeout(call.remaining())
             except OSError as exc:
                 failure = exc
-                exchange.close(sock)
+                call.close(sock)
             else:
                 return sock
         if isinstance(failure, TimeoutError):
@@ -139,12 +140,12 @@ class _Connection(HTTPConnection):
         raise NewConnectionError(self, "not connected") from failure
 
     def request(self, *args: Any, **kwargs: Any) -> None:
-        exchange = self._serve()
+        call = self.serve()
         if self.sock is None:
             self.connect()
-        exchange.await_first_byte()
-        exchange.attach(self.sock)
-        self.timeout = exchange.remaining()
+        call.await_first_byte()
+        call.attach(self.sock)
+        self.timeout = call.remaining()
         self._outgoing = []
         try:
             super().request(*args, **kwargs)
@@ -160,18 +161,20 @@ class _Connection(HTTPConnection):
             self._outgoing.append(data)
 
     def close(self) -> None:
-        if self.exchange is None:
+        if self.call is None:
             super().close()
         else:
-            with self.exchange.lock:
+            with self.call.lock:
                 super().close()
 
 
-class _TLSConnection(_Connection, HTTPSConnection):
+class _TLSConnection(Connection, HTTPSConnection):
     pass
 
 
-class _Afresh(HTTPConnectionPool):
+class FreshFirst(HTTPConnectionPool):
+    """A pool that opens a connection anew for a call that asks for it."""
+
     def _get_conn(self, timeout: float | None = None) -> Any:
         conn = super()._get_conn(timeout)
         if CURRENT.get().afresh:
@@ -179,11 +182,11 @@ class _Afresh(HTTPConnectionPool):
         return conn
 
 
-class _Pool(_Afresh):
-    ConnectionCls = _Connection
+class _Pool(FreshFirst):
+    ConnectionCls = Connection
 
 
-class _TLSPool(_Afresh, HTTPSConnectionPool):
+class _TLSPool(FreshFirst, HTTPSConnectionPool):
     ConnectionCls = _TLSConnection
 
 

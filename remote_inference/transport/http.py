@@ -1,4 +1,4 @@
-"""JSON over HTTP: one POST, its answer as it arrives, and every failure as one of our errors.
+"""JSON over HTTP: one request, its answer as it arrives, and every failure as one of our errors.
 
 A request is prepared once for each URL and sent through an ``HTTPAdapter``, which costs a third less than
 ``Session.post``; there are no cookies, no netrc, no redirects and no retries of the library's own.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import os
 import socket
 import ssl
 import threading
@@ -22,7 +23,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.models import PreparedRequest, Response
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, should_bypass_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, prepend_scheme_if_needed, should_bypass_proxies
 from urllib3.poolmanager import PoolManager, ProxyManager
 from urllib3.util.ssl_ import create_urllib3_context
 
@@ -30,24 +31,27 @@ from ..cancel import CancelToken
 from ..clock import Clock
 from ..config import Timeouts
 from ..errors import BadRequest, InvalidResponse, NetworkError, RequestError
+from .call import Call
 from .connection import CURRENT, POOL_CLASSES
-from .exchange import Exchange
 from .response import HttpResponse
+from .socks_proxy import is_socks, socks_manager
 
 __all__ = ["HttpClient", "HttpResponse", "map_failure"]
 
 
 class HttpClient:
-    """Posts JSON over connections that it keeps. Safe to use from threads and greenlets; not across a fork.
+    """Sends JSON over connections that it keeps. Safe to use from threads and greenlets; not across a fork.
 
     Args:
         timeouts: for every call.
-        ca_file: certificates to trust in place of the bundled ones, a PEM file.
+        ca_file: certificates to trust, a PEM file or a directory of them; None: what the environment names
+            (``REQUESTS_CA_BUNDLE``, ``CURL_CA_BUNDLE``, ``SSL_CERT_FILE``, ``SSL_CERT_DIR``), else the bundled ones.
         headers: sent with every request, below those of the call.
         max_connections: kept open; more calls than that open connections that are closed after use.
         clock: of the timeouts.
         proxies: proxy URLs by scheme; None: from the environment (``HTTPS_PROXY``, ``NO_PROXY`` …), read
-            once, here. A loopback address never goes through a proxy of the environment.
+            once, here. One without a scheme is an HTTP proxy; ``socks5://`` and its relatives need the extra
+            ``remote-inference[socks]``. A loopback address never goes through a proxy of the environment.
     """
 
     def __init__(
@@ -74,12 +78,13 @@ class HttpClient:
         self._users = 0
         self._retired = False
 
-    def post_json(
+    def send(
         self,
         url: str,
         body: bytes,
         headers: Mapping[str, str] | None = None,
         *,
+        method: str = "POST",
         token: CancelToken,
         deadline: float | None = None,
         stream: bool = True,
@@ -92,33 +97,34 @@ class HttpClient:
 
         Args:
             url: http or https, with no credential in it.
-            body: JSON, encoded.
+            body: JSON, encoded; empty: none is sent.
             headers: of this call.
+            method: of HTTP.
             token: cuts the connection, in any state.
             deadline: on the clock's `monotonic`, over everything.
             stream: the answer is a stream of events; otherwise its first byte comes with its end, and waits
-                for the deadline (without one: `exchange.UNSTREAMED_LIMIT`).
+                for the deadline (without one: `call.UNSTREAMED_LIMIT`).
             repeatable: whether the request may go out again when it is unclear if the server had taken it.
 
         Raises:
             RequestError: what `map_failure` makes of it; `Cancelled`; `DeadlineExceeded`; `BadRequest` with
-                the code ``redirect``, ``invalid_url`` or ``invalid_header``.
+                the code ``redirect``, ``invalid_url``, ``invalid_header`` or ``ca_file``.
         """
         token.check()
         with ExitStack() as on_failure:
             with self._lock:
                 self._users += 1
             on_failure.callback(self._done)
-            request = self._prepare(url, body, headers)
-            exchange = Exchange(self._timeouts, self._clock, token, deadline, stream=stream)
-            on_failure.enter_context(token.interrupting(exchange.cut))
-            raw = self._send(request, exchange, token, repeatable)
+            request = self._prepare(method, url, body, headers)
+            call = Call(self._timeouts, self._clock, token, deadline, stream=stream)
+            on_failure.enter_context(token.interrupting(call.cut))
+            raw = self._send(request, call, token, repeatable)
             response = HttpResponse(
                 raw,
-                exchange,
+                call,
                 token,
                 on_failure.pop_all(),
-                partial(self._failure, exchange, token),
+                partial(self._failure, call, token),
                 stream=stream,
             )
         if 300 <= response.status < 400:
@@ -128,17 +134,21 @@ class HttpClient:
             raise BadRequest("redirect", status=status)
         return response
 
-    def _prepare(self, url: str, body: bytes, headers: Mapping[str, str] | None) -> PreparedRequest:
-        merged = {**self._headers, "Content-Type": "application/json", **(headers or {})}
+    def _prepare(
+        self, method: str, url: str, body: bytes, headers: Mapping[str, str] | None
+    ) -> PreparedRequest:
+        kind = {"Content-Type": "application/json"} if body else {}
+        merged = {**self._headers, **kind, **(headers or {})}
         for name, value in merged.items():
             # http.client would quote the value, a credential maybe, in its error.
             if not (value.isascii() and value.isprintable()):
                 raise BadRequest("invalid_header", param=name)
-        merged["Content-Length"] = str(len(body))
+        if body or method == "POST":
+            merged["Content-Length"] = str(len(body))
         if not self._adapter.knows(url):
             self._adapter.learn(url, self._proxy_for(url))
         request = PreparedRequest()
-        request.method, request.url, request.body = "POST", url, body
+        request.method, request.url, request.body = method, url, body or None
         request.headers = merged  # type: ignore[assignment]  # a plain dict will do, and costs less
         return request
 
@@ -154,32 +164,33 @@ class HttpClient:
         proxy = self._proxies.get(scheme) or self._proxies.get("all")
         if proxy and self._from_environment and (_is_loopback(host) or should_bypass_proxies(url, None)):
             return None
-        return proxy or None
+        # as requests does: "proxy:3128" is an HTTP proxy
+        return str(prepend_scheme_if_needed(proxy, "http")) if proxy else None  # type: ignore[no-untyped-call]
 
     def _send(
-        self, request: PreparedRequest, exchange: Exchange, token: CancelToken, repeatable: bool
+        self, request: PreparedRequest, call: Call, token: CancelToken, repeatable: bool
     ) -> urllib3.HTTPResponse:
-        mine = CURRENT.set(exchange)
+        mine = CURRENT.set(call)
         try:
             try:
-                return self._adapter.exchange(request)
+                return self._adapter.send_call(request)
             except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError) as exc:
-                failure = self._failure(exchange, token, exc)
-                stale = not exchange.fresh and not exchange.received and failure.code == "reset"
+                failure = self._failure(call, token, exc)
+                stale = not call.fresh and not call.received and failure.code == "reset"
                 if not (stale and repeatable):
                     raise failure from exc
-            exchange.again()
+            call.again()
             try:
-                return self._adapter.exchange(request)
+                return self._adapter.send_call(request)
             except (OSError, http.client.HTTPException, urllib3.exceptions.HTTPError, ValueError) as exc:
-                raise self._failure(exchange, token, exc) from exc
+                raise self._failure(call, token, exc) from exc
         finally:
             CURRENT.reset(mine)
 
     @staticmethod
-    def _failure(exchange: Exchange, token: CancelToken, exc: Exception) -> RequestError:
+    def _failure(call: Call, token: CancelToken, exc: Exception) -> RequestError:
         token.check()  # a cut looks like any other failure
-        return map_failure(exc, exchange)
+        return map_failure(exc, call)
 
     def _done(self) -> None:
         with self._lock:
@@ -209,6 +220,8 @@ class _Adapter(HTTPAdapter):
         self._context: ssl.SSLContext | None = None
         self._targets: dict[str, tuple[Any, str]] = {}
         self._learning = threading.Lock()
+        self._socks: dict[str, PoolManager] = {}
+        self._max_connections = max_connections
         super().__init__(pool_connections=8, pool_maxsize=max_connections, max_retries=0, pool_block=False)
 
     def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
@@ -218,6 +231,16 @@ class _Adapter(HTTPAdapter):
     def proxy_manager_for(self, proxy: str, **kwargs: Any) -> ProxyManager:
         manager = cast(ProxyManager, super().proxy_manager_for(proxy, **kwargs))
         manager.pool_classes_by_scheme = POOL_CLASSES
+        return manager
+
+    def _manager_for(self, proxy: str | None) -> PoolManager:
+        if proxy is None:
+            return cast(PoolManager, self.poolmanager)
+        if not is_socks(proxy):
+            return self.proxy_manager_for(proxy)
+        manager = self._socks.get(proxy)
+        if manager is None:
+            manager = self._socks[proxy] = socks_manager(proxy, maxsize=self._max_connections)
         return manager
 
     def knows(self, url: str) -> bool:
@@ -235,10 +258,11 @@ class _Adapter(HTTPAdapter):
             try:
                 prepared.prepare_url(url, None)
                 parts = urlsplit(prepared.url or "")
-                manager: PoolManager = self.proxy_manager_for(proxy) if proxy else self.poolmanager
+                manager = self._manager_for(proxy)
                 keywords = {"ssl_context": self._tls()} if parts.scheme == "https" else {}
                 pool = manager.connection_from_host(parts.hostname, parts.port, parts.scheme, keywords)
-                target = super().request_url(prepared, {parts.scheme: proxy} if proxy else {})
+                through = {parts.scheme: proxy} if proxy and not is_socks(proxy) else {}
+                target = super().request_url(prepared, through)
             except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError) as exc:
                 raise BadRequest("invalid_url") from exc
             self._targets[url] = (pool, target)
@@ -246,8 +270,16 @@ class _Adapter(HTTPAdapter):
     def _tls(self) -> ssl.SSLContext:
         # One for all connections: urllib3 would make one, and read the certificates, for each.
         if self._context is None:
-            self._context = create_urllib3_context()
-            self._context.load_verify_locations(self._ca_file or DEFAULT_CA_BUNDLE_PATH)
+            context = create_urllib3_context()
+            trusted = self._ca_file or _trusted_by_environment() or DEFAULT_CA_BUNDLE_PATH
+            try:
+                if os.path.isdir(trusted):
+                    context.load_verify_locations(capath=trusted)
+                else:
+                    context.load_verify_locations(trusted)
+            except OSError as exc:  # ssl's errors are some
+                raise BadRequest("ca_file") from exc
+            self._context = context
         return self._context
 
     def close(self) -> None:
@@ -257,7 +289,7 @@ class _Adapter(HTTPAdapter):
             self._targets.clear()
         super().close()
 
-    def exchange(self, request: PreparedRequest) -> urllib3.HTTPResponse:
+    def send_call(self, request: PreparedRequest) -> urllib3.HTTPResponse:
         """Send; the answer's head is here."""
         return cast(urllib3.HTTPResponse, self.send(request, stream=True).raw)
 
@@ -277,6 +309,12 @@ class _Adapter(HTTPAdapter):
         response = Response.__new__(Response)  # without its cookie jar
         response.raw = resp
         return response
+
+
+def _trusted_by_environment() -> str | None:
+    """The certificates that the environment names: what requests honours first, then what OpenSSL does."""
+    names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
+    return next((value for name in names if (value := os.environ.get(name))), None)
 
 
 def _is_loopback(host: str) -> bool:
@@ -336,7 +374,7 @@ _UNREACHABLE = frozenset(
 )
 
 
-def map_failure(failure: BaseException, exchange: Exchange) -> RequestError:
+def map_failure(failure: BaseException, call: Call) -> RequestError:
     """Our error for whatever requests, urllib3, http.client, ssl or the socket raised; `NetworkError` at
     worst.
 
@@ -349,7 +387,7 @@ def map_failure(failure: BaseException, exchange: Exchange) -> RequestError:
 
     # urllib3 calls a refused connection a kind of connect timeout.
     if any(isinstance(exc, _TIMEOUT) and not isinstance(exc, _urllib3.NewConnectionError) for exc in chain):
-        return exchange.timed_out()
+        return call.timed_out()
     for code, kinds in _NETWORK:
         if has(kinds):
             return NetworkError(code)

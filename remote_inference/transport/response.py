@@ -12,8 +12,9 @@ import urllib3
 
 from ..cancel import CancelToken
 from ..errors import InvalidResponse, NetworkError, RequestError, StreamTruncated, Timeout
+from .call import Call
+from .coding import ContentDecoder, UnknownCoding
 from .dechunk import ChunkedCodingError, Dechunker
-from .exchange import Exchange
 
 __all__ = ["MAX_BODY_BYTES", "MAX_ERROR_BYTES", "HttpResponse"]
 
@@ -36,9 +37,9 @@ class HttpResponse:
 
     Args:
         raw: urllib3's, with the connection.
-        exchange: the call.
+        call: the call.
         token: the call's.
-        call: what ends with the call.
+        on_close: what ends with the call.
         failure: our error for a foreign one (`http.map_failure`), or `Cancelled`, raised.
         stream: whether the answer is one of events.
 
@@ -50,9 +51,9 @@ class HttpResponse:
     def __init__(
         self,
         raw: urllib3.HTTPResponse,
-        exchange: Exchange,
+        call: Call,
         token: CancelToken,
-        call: ExitStack,
+        on_close: ExitStack,
         failure: Callable[[Exception], RequestError],
         *,
         stream: bool,
@@ -60,12 +61,12 @@ class HttpResponse:
         self.status = raw.status
         self.headers: Mapping[str, str] = raw.headers
         self._raw = raw
-        self._exchange = exchange
-        self._token = token
         self._call = call
+        self._token = token
+        self._on_close = on_close
         self._failure = failure
         self._stream = stream
-        self._body = cast(http.client.HTTPResponse, exchange.response)
+        self._body = cast(http.client.HTTPResponse, call.response)
         self._dechunker = Dechunker() if self._body.chunked else None
         self._left = self._body.length
         self._ended = self._body.fp is None or self._left == 0
@@ -77,24 +78,29 @@ class HttpResponse:
         Args:
             limit: seconds that the next gap may take, if fewer than the read timeout.
         """
-        self._exchange.progress(limit)
+        self._call.progress(limit)
 
     def chunks(self, limit: int = MAX_BODY_BYTES) -> Iterator[bytes]:
         """The body in the pieces in which it arrives, none of them empty.
 
         Raises:
-            InvalidResponse: more than ``limit`` bytes (``too_large``), a coding that was not asked for, or a
-                broken one.
+            InvalidResponse: more than ``limit`` bytes (``too_large``), a coding that is not known, or a broken
+                one.
             StreamTruncated: the connection was closed before the body's end.
             RequestError: from `map_failure`; `Cancelled`; `DeadlineExceeded`.
         """
-        if self.headers.get("content-encoding", "identity").lower() not in ("identity", ""):
-            raise InvalidResponse("content_encoding")
-        while piece := self._receive():
-            limit -= len(piece)
-            if limit < 0:
-                raise InvalidResponse("too_large")
-            yield piece
+        try:
+            decoder = ContentDecoder(self.headers.get("content-encoding", ""))
+            while piece := self._receive():
+                for content in decoder.feed(piece):
+                    limit -= len(content)
+                    if limit < 0:
+                        raise InvalidResponse("too_large")
+                    yield content
+        except UnknownCoding as exc:
+            raise InvalidResponse("content_encoding") from exc
+        if rest := decoder.rest():
+            yield rest
 
     def read(self, limit: int = MAX_BODY_BYTES) -> bytes:
         """The whole body.
@@ -164,7 +170,7 @@ class HttpResponse:
             return
         keep = False
         if not self._body.will_close and not self._token.cancelled:
-            self._exchange.progress(DRAIN_PATIENCE)
+            self._call.progress(DRAIN_PATIENCE)
             try:
                 limit = _MAX_DRAIN
                 while not self._ended and limit > 0:
@@ -183,7 +189,7 @@ class HttpResponse:
             return
         self._closed = True
         # First: from here on a cancel must not cut what may be somebody else's connection.
-        self._exchange.over()
+        self._call.over()
         connection: Any = self._raw.connection
         try:
             if not keep or self._token.cancelled:
@@ -192,7 +198,7 @@ class HttpResponse:
         finally:
             connection.let_go()
             self._raw.release_conn()
-            self._call.close()
+            self._on_close.close()
 
     def __enter__(self) -> HttpResponse:
         return self

@@ -19,7 +19,7 @@ from ..config import Deployment
 from ..credentials import Credential, CredentialError, CredentialProvider, Secret
 from ..errors import RebuildFailed
 from ..events import Hooks, SessionRebuilt
-from .http import HttpClient
+from .base import Client
 
 __all__ = [
     "DEBOUNCE",
@@ -29,7 +29,6 @@ __all__ = [
     "RemoteSession",
     "SessionRebuildCause",
     "SessionSnapshot",
-    "http_client_for",
 ]
 
 DEBOUNCE = 1.0
@@ -39,7 +38,7 @@ next."""
 EXPIRY_MARGIN = 60.0
 """Seconds before a credential's end at which it is fetched anew (at most a tenth of its life before)."""
 
-ClientFactory = Callable[[Deployment], HttpClient]
+ClientFactory = Callable[[Deployment], Client]
 
 
 class SessionRebuildCause(str, enum.Enum):
@@ -67,7 +66,7 @@ class SessionSnapshot:
         deployment: as it was configured when the snapshot was made.
     """
 
-    client: HttpClient
+    client: Client
     credential: Secret | None
     generation: int
     expires_at: float | None = None
@@ -117,7 +116,7 @@ class RemoteSession:
     Args:
         deployment: whose session it is.
         credential_provider: the source of its key.
-        client_factory: makes the client of a snapshot; `http_client_for` unless a test has another.
+        client_factory: makes the client of a snapshot; `Clients` unless a test has another.
         clock: of expiry and debouncing.
         hooks: told of every swap but the first.
         debounce: seconds between two readings of the source.
@@ -391,20 +390,3 @@ class RemoteSession:
         current = process.current if process else None
         state = f"generation {current.snapshot.generation}" if current else "not built"
         return f"<RemoteSession {self._configured[0].name}: {state}>"
-
-
-def http_client_for(deployment: Deployment, *, clock: Clock, max_connections: int = 32) -> HttpClient:
-    """The client for a deployment, as its configuration says.
-
-    Args:
-        deployment: names the timeouts, the certificates and the headers.
-        clock: of the timeouts.
-        max_connections: as many as the worker has slots.
-    """
-    return HttpClient(
-        timeouts=deployment.timeouts,
-        ca_file=deployment.ca_file,
-        headers=deployment.headers,
-        max_connections=max_connections,
-        clock=clock,
-    )

@@ -10,6 +10,7 @@ Rules: https://html.spec.whatwg.org/multipage/server-sent-events.html#parsing-an
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Literal
@@ -19,6 +20,7 @@ import sseclient
 __all__ = [
     "DEFAULT_MAX_EVENT_BYTES",
     "DEFAULT_MAX_LINE_BYTES",
+    "SseDecoder",
     "SseEvent",
     "SseLimitExceeded",
     "decode_sse_stream",
@@ -28,6 +30,9 @@ DEFAULT_MAX_LINE_BYTES = 8 * 1024 * 1024
 """Room for one line with an image in base64, the largest thing that providers stream."""
 
 DEFAULT_MAX_EVENT_BYTES = 16 * 1024 * 1024
+
+# sseclient logs each event's type and id, which are somebody's text too.
+_SILENT = logging.Logger("sseclient", logging.CRITICAL + 1)
 
 _BOM = b"\xef\xbb\xbf"
 
@@ -76,50 +81,92 @@ class SseEvent:
         return f"SseEvent(event={self.event!r}, data={data}, id={self.id!r}, retry={self.retry!r})"
 
 
+class SseDecoder:
+    """A stream of events, fed as its bytes arrive. However they are cut, the same events come out.
+
+    An event is out when the blank line that ends it has been fed. One that the end of the stream cuts off never is.
+
+    Args:
+        max_line_bytes: The longest line accepted, without its end; comments count too.
+        max_event_bytes: The most bytes that the lines of one event may have, without their ends and without
+            comments.
+
+    Attributes:
+        last_id: The last event id that the stream has set; `""` before the first.
+        retry: The reconnection time in milliseconds, if it was set since the event before the last.
+
+    Raises:
+        ValueError: For a bound below 1.
+    """
+
+    def __init__(
+        self,
+        *,
+        max_line_bytes: int = DEFAULT_MAX_LINE_BYTES,
+        max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+    ) -> None:
+        if max_line_bytes < 1:
+            raise ValueError(f"max_line_bytes must be at least 1, not {max_line_bytes}")
+        if max_event_bytes < 1:
+            raise ValueError(f"max_event_bytes must be at least 1, not {max_event_bytes}")
+        self.last_id = ""
+        self.retry: int | None = None
+        self._blocks = _Blocks(max_line_bytes, max_event_bytes)
+        self._pieces: list[str] = []
+
+    def feed(self, data: bytes) -> Iterator[tuple[str, str]]:
+        """The events that these bytes complete, each as its type and its data. Exhaust it before the next call.
+
+        Raises:
+            SseLimitExceeded: As soon as a bound is passed, after the events before it.
+        """
+        blocks = self._blocks
+        if blocks.at_start and _is_bare(data) and len(data) <= blocks.bound:
+            # What most servers send, in no need of a parser: whole events of one data line each.
+            self.retry = None
+            for block in data.decode(errors="replace").split("\n\n")[:-1]:
+                yield "message", block[6:] if block[5:6] == " " else block[5:]
+            return
+        client = sseclient.SSEClient(blocks.feed(data))
+        client._logger = _SILENT  # type: ignore[attr-defined]  # not in its types
+        for parsed in client.events():
+            if blocks.event_continues:
+                self._pieces.append(parsed.data)
+                continue
+            text = parsed.data
+            if self._pieces:
+                text = "\n".join([*self._pieces, text])
+                self._pieces.clear()
+            if parsed.id is not None:
+                self.last_id = parsed.id
+            self.retry = None if parsed.retry is None else int(parsed.retry)
+            yield parsed.event, text
+
+    def __repr__(self) -> str:
+        return f"<SseDecoder {'between events' if self._blocks.at_start else 'within an event'}>"
+
+
 def decode_sse_stream(
     chunks: Iterable[bytes],
     *,
     max_line_bytes: int = DEFAULT_MAX_LINE_BYTES,
     max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
 ) -> Generator[SseEvent, None, None]:
-    """Decode a stream of events; how the bytes are cut into chunks makes no difference to what comes out.
+    """The events of a body that comes in pieces, pulled from it one by one; see `SseDecoder`.
 
-    An event is yielded when the blank line that ends it has arrived, before another chunk is asked for. An
-    event that the end of the stream cuts off is dropped. Errors that `chunks` raises pass through; closing it
-    is the caller's.
-
-    Args:
-        chunks: The body, in pieces of any size.
-        max_line_bytes: The longest line accepted, without its end; comments count too.
-        max_event_bytes: The most bytes that the lines of one event may have, without their ends and without
-            comments.
+    An event is yielded before another chunk is asked for. Errors that `chunks` raises pass through; closing it is
+    the caller's.
 
     Raises:
         ValueError: At the call, for a bound below 1.
         SseLimitExceeded: From the iteration, as soon as a bound is passed.
     """
-    if max_line_bytes < 1:
-        raise ValueError(f"max_line_bytes must be at least 1, not {max_line_bytes}")
-    if max_event_bytes < 1:
-        raise ValueError(f"max_event_bytes must be at least 1, not {max_event_bytes}")
-    return _events(_Blocks(chunks, max_line_bytes, max_event_bytes))
-
-
-def _events(blocks: _Blocks) -> Generator[SseEvent, None, None]:
-    last_id = ""
-    pieces: list[str] = []
-    for parsed in sseclient.SSEClient(iter(blocks)).events():
-        if blocks.event_continues:
-            pieces.append(parsed.data)
-            continue
-        data = parsed.data
-        if pieces:
-            data = "\n".join([*pieces, data])
-            pieces.clear()
-        if parsed.id is not None:
-            last_id = parsed.id
-        retry = None if parsed.retry is None else int(parsed.retry)
-        yield SseEvent(event=parsed.event, data=data, id=last_id, retry=retry)
+    decoder = SseDecoder(max_line_bytes=max_line_bytes, max_event_bytes=max_event_bytes)
+    return (
+        SseEvent(event=event, data=data, id=decoder.last_id, retry=decoder.retry)
+        for chunk in chunks
+        for event, data in decoder.feed(chunk)
+    )
 
 
 class _Blocks:
@@ -129,68 +176,80 @@ class _Blocks:
     that count (sseclient would log the text of others). An event of very many lines is spread over several
     blocks: `event_continues` says of the block handed out last that more of its event follows. sseclient
     reads a block only after it has handed out all events of the one before, so its reader may rely on that.
+
+    Attributes:
+        bound: The bytes below which nothing can pass a bound.
+        at_start: Nothing is kept of what was fed before: an event begins with the next byte.
+        event_continues: See above.
     """
 
-    def __init__(self, chunks: Iterable[bytes], max_line_bytes: int, max_event_bytes: int) -> None:
-        self._chunks = chunks
+    def __init__(self, max_line_bytes: int, max_event_bytes: int) -> None:
         self._max_line_bytes = max_line_bytes
         self._max_event_bytes = max_event_bytes
+        self.bound = min(max_line_bytes, max_event_bytes)
+        self.at_start = False  # a byte order mark may come
         self.event_continues = False
+        self._lines = _Lines()
+        self._partial = bytearray()  # a line whose end has not come
+        self._data = bytearray()  # data lines of the event that has not ended
+        self._fields: dict[bytes, bytes] = {}  # its other lines, the last of each name
+        self._size = 0
 
-    def __iter__(self) -> Iterator[bytes]:
-        within_bounds = min(self._max_line_bytes, self._max_event_bytes)
-        partial = bytearray()  # a line whose end has not come
-        data = bytearray()  # data lines of the event that has not ended
-        fields: dict[bytes, bytes] = {}  # its other lines, the last of each name
-        size = 0
+    def feed(self, chunk: bytes) -> Iterator[bytes]:
+        """The blocks that these bytes complete."""
+        text = self._lines.feed(chunk)
+        if text:
+            yield from self._cut(text)
+        self.at_start = self._lines.plain and not (self._partial or self._data or self._fields or self._size)
 
-        for text in _plain_chunks(self._chunks):
-            if b"\n" not in text:
-                partial += text
-                self._check(partial, size)
+    def _cut(self, text: bytes) -> Iterator[bytes]:
+        partial, data, fields = self._partial, self._data, self._fields
+        if b"\n" not in text:
+            partial += text
+            self._check(partial, self._size)
+            return
+        if partial:
+            text = bytes(partial) + text
+            partial.clear()
+
+        if not self._size and not fields and len(text) <= self.bound:
+            end = text.rfind(b"\n\n") + 2
+            events = text if end == len(text) else text[:end]
+            if _is_plain(events):
+                yield _valid_utf8(events)
+                text = text[end:]
+                if not text:
+                    return
+
+        *lines, rest = text.split(b"\n")
+        for line in lines:
+            if not line:
+                if data:
+                    yield from self._blocks_of_event(fields, data)
+                    fields.clear()
+                    data.clear()
+                else:
+                    # Not dispatched, but its id and retry hold: they go to the next event.
+                    fields.pop(b"event", None)
+                self._size = 0
                 continue
-            if partial:
-                text = bytes(partial) + text
-                partial.clear()
-
-            if not size and not fields and len(text) <= within_bounds:
-                end = text.rfind(b"\n\n") + 2
-                events = text if end == len(text) else text[:end]
-                if _is_plain(events):
-                    yield _valid_utf8(events)
-                    text = text[end:]
-                    if not text:
-                        continue
-
-            *lines, rest = text.split(b"\n")
-            for line in lines:
-                if not line:
-                    if data:
-                        yield from self._blocks_of_event(fields, data)
-                        fields.clear()
-                        data.clear()
-                    else:
-                        # Not dispatched, but its id and retry hold: they go to the next event.
-                        fields.pop(b"event", None)
-                    size = 0
-                    continue
-                self._check(line, size)
-                if line[0] == 0x3A:  # a comment
-                    continue
-                size += len(line)
-                name, _, value = line.partition(b":")
-                if name == b"data":
-                    data += line
-                    data += b"\n"
-                elif (
-                    name == b"event"
-                    or (name == b"id" and b"\0" not in value)
-                    or (name == b"retry" and _is_milliseconds(value))
-                ):
-                    fields[name] = line
-            if rest:
-                partial += rest
-                self._check(partial, size)
+            self._check(line, self._size)
+            if line[0] == 0x3A:  # a comment
+                continue
+            self._size += len(line)
+            name, _, value = line.partition(b":")
+            if name == b"data":
+                data += line
+                data += b"\n"
+            elif (
+                name == b"event"
+                or (name == b"id" and b"\0" not in value)
+                or (name == b"retry" and _is_milliseconds(value))
+            ):
+                fields[name] = line
+        if rest:
+            partial += rest
+            self._check(partial, self._size)
 
     def _check(self, line: bytes | bytearray, size: int) -> None:
         """Raise if a whole or a partial line, after `size` bytes of its event, passes a bound.
@@ -215,28 +274,46 @@ class _Blocks:
         yield _valid_utf8(b"".join([*header, *lines[last:], b"\n"]))
 
 
-def _plain_chunks(chunks: Iterable[bytes]) -> Iterator[bytes]:
-    """Strip the byte order mark and make every line end an LF; no chunk comes out empty."""
-    head: bytes | None = b""
-    after_cr = False
-    for chunk in chunks:
-        if head is not None:
-            head += chunk
-            if _BOM.startswith(head):
-                continue
-            chunk = head.removeprefix(_BOM)
-            head = None
-        if not chunk:
-            continue
-        if after_cr:
-            # The CR has ended its line already, so that no event waits for this chunk; an LF is its rest.
-            chunk = chunk.removeprefix(b"\n")
-            after_cr = False
-        if b"\r" in chunk:
-            after_cr = chunk.endswith(b"\r")
-            chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+class _Lines:
+    """Strips the byte order mark and makes every line end an LF.
+
+    Attributes:
+        plain: The next byte is taken as it is: no byte order mark can come, and no LF that belongs to a CR.
+    """
+
+    def __init__(self) -> None:
+        self._head: bytes | None = b""
+        self._after_cr = False
+        self.plain = False
+
+    def feed(self, chunk: bytes) -> bytes:
+        if self._head is not None:
+            self._head += chunk
+            if _BOM.startswith(self._head):
+                return b""
+            chunk = self._head.removeprefix(_BOM)
+            self._head = None
         if chunk:
-            yield chunk
+            if self._after_cr:
+                # The CR has ended its line already, so that no event waits for this chunk; an LF is its rest.
+                chunk = chunk.removeprefix(b"\n")
+                self._after_cr = False
+            if b"\r" in chunk:
+                self._after_cr = chunk.endswith(b"\r")
+                chunk = chunk.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        self.plain = not self._after_cr
+        return chunk
+
+
+def _is_bare(data: bytes) -> bool:
+    """Whether data is whole events of one `data:` line each, with a blank line after it, and no other line end.
+
+    Exact, as `_is_plain` is.
+    """
+    ends = data.count(b"\n")
+    if b"\r" in data or not data.startswith(b"data:") or not data.endswith(b"\n\n"):
+        return False
+    return ends == 2 or (ends % 2 == 0 and data.count(b"\n\ndata:") == ends // 2 - 1)
 
 
 def _is_plain(text: bytes) -> bool:

@@ -64,7 +64,8 @@ class TokenUsage(Value):
     """Tokens as the provider counted them.
 
     ``cached_tokens`` are part of ``prompt_tokens``, ``reasoning_tokens`` part of ``completion_tokens``.
-    ``estimated``: the provider told nothing (a cancelled stream), the figures are ours.
+    ``estimated``: the provider told nothing (a cancelled stream), the figures are ours. ``cost_usd``: what the
+    provider, or a gateway before it, says that they cost.
     """
 
     prompt_tokens: int = 0
@@ -72,6 +73,7 @@ class TokenUsage(Value):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     estimated: bool = False
+    cost_usd: float | None = None
 
     @property
     def total_tokens(self) -> int:
@@ -86,6 +88,7 @@ class TokenUsage(Value):
             cached_tokens=self.cached_tokens + other.cached_tokens,
             reasoning_tokens=self.reasoning_tokens + other.reasoning_tokens,
             estimated=self.estimated or other.estimated,
+            cost_usd=_sum(self.cost_usd, other.cost_usd),
         )
 
     def to_wire(self) -> JSON:
@@ -96,6 +99,10 @@ class TokenUsage(Value):
     def from_wire(cls, wire: Mapping[str, Any] | None) -> TokenUsage:
         """Read `to_wire`."""
         return cls(**known_fields(cls, wire or {}))
+
+
+def _sum(one: float | None, other: float | None) -> float | None:
+    return one if other is None else other if one is None else one + other
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -178,8 +185,9 @@ class Timings(Value):
 class Completion(Value):
     """The whole answer.
 
-    ``first_token`` in ``timings`` and ``total`` count from the start of the first attempt. ``cost_usd`` is None
-    where the deployment has no prices.
+    ``first_token`` in ``timings`` and ``total`` count from the start of the first attempt. ``cost_usd`` is by the
+    deployment's prices; where it has none, what the provider or a gateway says (LiteLLM, OpenRouter), or None.
+    ``call_id`` is by what the provider, or a gateway before it, knows the call; empty where it told none.
     """
 
     request_id: str
@@ -194,6 +202,7 @@ class Completion(Value):
     cost_usd: float | None = None
     attempts: int = 1
     timings: Timings = Timings()
+    call_id: str = ""
 
     def __repr__(self) -> str:
         """What logs, events and Flower show as the result."""
@@ -204,7 +213,7 @@ class Completion(Value):
 
     def to_wire(self) -> JSON:
         """JSON: what the outcome carries and what a result backend keeps."""
-        return {
+        wire = {
             "version": WIRE_VERSION,
             "request_id": self.request_id,
             "deployment": self.deployment,
@@ -219,6 +228,9 @@ class Completion(Value):
             "attempts": self.attempts,
             "timings": {f.name: getattr(self.timings, f.name) for f in fields(Timings)},
         }
+        if self.call_id:
+            wire["call_id"] = self.call_id
+        return wire
 
     def __json__(self) -> JSON:
         """Kombu's JSON encoder asks for this: so a task may return the `Completion`, whose repr shows no text."""

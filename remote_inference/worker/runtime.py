@@ -15,12 +15,13 @@ from ..credentials import provider_for
 from ..engine import (
     CELLS,
     CallGuard,
-    EnginePart,
+    EngineContext,
     Job,
     MetricsRecorder,
     NullSink,
     RemoteEngine,
     Sink,
+    Upstream,
 )
 from ..errors import (
     Cancelled,
@@ -41,7 +42,8 @@ from ..messaging.wire import Envelope, Outcome, dumps, reply_to_of
 from ..policy.routing import next_deployment
 from ..providers import provider_named
 from ..reasons import GateKind, GateReason, LimitReason
-from ..transport.session import RemoteSession, http_client_for
+from ..transport.clients import Clients
+from ..transport.session import RemoteSession
 from ..types import Completion, InferenceRequest, Priority
 from .circuits import Circuits
 from .jobs import Jobs
@@ -113,7 +115,7 @@ class WorkerRuntime:
         self._clock = parts.clock
         self._counters = counters
         self._stripe = stripe
-        self._slots = slots
+        self._clients = Clients(clock=parts.clock, max_connections=slots)
         self._member = member or Membership(parts, slots=slots)
         replica = self._member.shared
         self._missed_rebuilds = (
@@ -355,20 +357,20 @@ class WorkerRuntime:
         parts = self._parts
         self._circuits.wait_until_heard()
         self._member.serve([deployment])
-        provider = provider_named(deployment.provider, clock=parts.clock)
+        provider = provider_named(deployment.provider)
         provider.check(deployment)
         session = RemoteSession(
             deployment,
             provider_for(deployment.api_key, clock=parts.clock),
-            lambda d: http_client_for(d, clock=parts.clock, max_connections=self._slots),
+            self._clients,
             clock=parts.clock,
             hooks=parts.hooks,
         )
         cells: Any = self._counters.counts(deployment.name, self._stripe) if self._counters else [0] * CELLS
         return RemoteEngine(
-            EnginePart(
+            EngineContext(
                 deployment=deployment,
-                provider=provider,
+                upstream=Upstream(provider, clock=parts.clock),
                 session=EpochSession(session, lambda: self._rebuild_epoch(deployment.name)),
                 limiter=self._member.limiter,
                 estimates=self._member.estimates,

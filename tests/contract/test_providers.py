@@ -12,7 +12,9 @@ import pytest
 from remote_inference.cancel import CancelToken
 from remote_inference.clock import SystemClock
 from remote_inference.config import Deployment
+from remote_inference.config.provider_table import BUILT_IN
 from remote_inference.credentials import Credential
+from remote_inference.engine import Attempt, Upstream
 from remote_inference.errors import (
     Cancelled,
     ConfigurationError,
@@ -23,11 +25,12 @@ from remote_inference.errors import (
     ServerError,
     StreamTruncated,
 )
-from remote_inference.providers import PROVIDERS, ProviderCall, provider_named
+from remote_inference.providers import provider_named
 from remote_inference.testing.behaviours import Reply, overloaded, rate_limited
 from remote_inference.testing.faults import Cut
 from remote_inference.testing.server import ProviderServer
-from remote_inference.transport.session import RemoteSession, http_client_for
+from remote_inference.transport.clients import Clients
+from remote_inference.transport.session import RemoteSession
 from remote_inference.types import FinishReason, InferenceRequest, TokenChunk
 
 CLOCK = SystemClock()
@@ -52,11 +55,14 @@ CUT: Case = (
     {"tokens": TOKENS, "faults": [{"cut_after": 2}]},
 )
 
+PROVIDERS = ("loopback", "openai")
+
 Ask = Callable[..., Generator[TokenChunk, None, None]]
 
 
 def test_every_provider_is_under_this_contract() -> None:
-    assert set(PROVIDERS) == {"loopback", "openai"}
+    made = {provider_named(name).name for name in BUILT_IN}
+    assert made == set(PROVIDERS)
 
 
 @pytest.fixture(params=sorted(PROVIDERS))
@@ -70,17 +76,16 @@ def provider(request: pytest.FixtureRequest) -> Iterator[Callable[[Case], Ask]]:
             else:
                 server.script(case[0])
                 deployment = Deployment(name="d", model="m", provider="openai", endpoint=server.url)
-            asked = provider_named(request.param, clock=CLOCK)
+            asked = provider_named(request.param)
             asked.check(deployment)
-            session = RemoteSession(
-                deployment, _NoKey(), lambda d: http_client_for(d, clock=CLOCK), clock=CLOCK
-            )
+            upstream = Upstream(asked, clock=CLOCK)
+            session = RemoteSession(deployment, _NoKey(), Clients(clock=CLOCK), clock=CLOCK)
 
             def ask(
                 token: CancelToken | None = None, deadline: float | None = None
             ) -> Generator[TokenChunk, None, None]:
-                return asked.stream(
-                    ProviderCall(
+                return upstream.stream(
+                    Attempt(
                         request=InferenceRequest.parse("d", "why?"),
                         deployment=deployment,
                         snapshot=session.snapshot,
@@ -182,4 +187,4 @@ def test_an_option_that_nobody_knows_is_refused_by_its_path(name: str) -> None:
     deployment = Deployment(name="d", model="m", provider=name, **endpoint)
     object.__setattr__(deployment, "options", {"nonsense": 1})
     with pytest.raises(ConfigurationError, match=r"options\.nonsense: "):
-        provider_named(name, clock=CLOCK).check(deployment)
+        provider_named(name).check(deployment)

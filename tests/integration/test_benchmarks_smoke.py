@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks.reading import measure
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -44,3 +46,9 @@ def test_a_tiny_cluster_benchmark_runs_to_its_table(broker_url, monkeypatch):
     assert list(figures["cases"]) == list(cases)
     even = figures["cases"]["even"]
     assert even["first"]["admitted"] + even["steady"]["admitted"] > 0
+
+
+def test_reading_a_stream_costs_at_most_a_tenth_of_the_official_clients_cpu():
+    """CPU of this process, in pairs one after the other; the middle one of them counts."""
+    ratios = sorted(measure("official", 10) / measure("ours", 50) for _ in range(5))
+    assert ratios[2] >= 10

@@ -27,12 +27,12 @@ _PIECE = re.compile(
 # The deployments that the pages speak of, with answers that cost nothing.
 CONFIG = """
 [[deployment]]
-name = "gpt-4o"
+name = "gpt-6.2-sol"
 provider = "loopback"
 options = { text = "Air scatters blue light more than red.", delay = 0.002 }
 
 [[deployment]]
-name = "gpt-4o-mini"
+name = "gpt-6-luna"
 provider = "loopback"
 options = { echo = true }
 
@@ -94,6 +94,9 @@ def run_page(page: Path) -> None:
         if block.file.endswith(".py") and block.file != "shop.py":
             Path(block.file).write_text(block.code)
             importlib.import_module(block.file.removesuffix(".py"))
+        elif block.file.endswith(".json"):
+            Path(block.file).parent.mkdir(exist_ok=True)
+            Path(block.file).write_text(block.code)
     namespace: dict[str, object] = {"__name__": "page", "inference": shop.inference}
     queues = ["celery", *(d.queue for d in shop.inference.config.deployments.values())]
     with EmbeddedWorker(shop.app, concurrency=8, queues=queues):

@@ -9,10 +9,18 @@ from typing import Any
 from celery import Celery
 from typing_extensions import assert_type
 
-from remote_inference import Deployment, Inference, InferenceHandle, InferenceRequest, Message
+from remote_inference import (
+    Deployment,
+    Inference,
+    InferenceHandle,
+    InferenceRequest,
+    Message,
+    register_provider,
+)
 from remote_inference.config import InferenceConfig
 from remote_inference.errors import Backpressure, Cancelled, InferenceError, StreamRestarted
 from remote_inference.events import Event, RequestFinished
+from remote_inference.providers import AnswerReader, HttpRequest, Provider, ProviderCall
 from remote_inference.types import (
     Completion,
     EngineMetrics,
@@ -23,6 +31,34 @@ from remote_inference.types import (
     TokenUsage,
     ToolCall,
 )
+
+
+class OwnReader(AnswerReader):
+    def event(self, kind: str, data: str) -> TokenChunk | None:
+        return TokenChunk(data)
+
+    def body(self, data: bytes) -> TokenChunk | None:
+        return None
+
+    def end(self) -> TokenChunk:
+        return TokenChunk(finish_reason=FinishReason.STOP, usage=TokenUsage(cost_usd=0.1))
+
+
+class OwnProvider(Provider):
+    name = "own"
+    options = ("speed",)
+
+    def request(self, call: ProviderCall) -> HttpRequest:
+        assert_type(call.request, InferenceRequest)
+        return HttpRequest(path="/x", body=b"{}")
+
+    def reader(self, call: ProviderCall) -> AnswerReader:
+        return OwnReader()
+
+
+def a_provider() -> None:
+    register_provider("own", OwnProvider, endpoint="https://own.example", key_variable="OWN_KEY")
+    register_provider("far", "far.module:Provider")
 
 
 def a_chunk(chunk: TokenChunk) -> None:

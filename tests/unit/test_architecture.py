@@ -51,6 +51,7 @@ DEPENDENCIES: dict[str, tuple[str, ...]] = {
     "vine": CELERY_ROOMS,
     "requests": ("transport/http.py",),
     "urllib3": ("transport/",),
+    "socks": ("transport/socks_proxy.py",),
     "sseclient": ("transport/sse.py",),
     "pybreaker": ("policy/breaker.py",),
     "redis": ("transport/redis_limit.py",),

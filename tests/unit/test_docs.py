@@ -36,8 +36,7 @@ from remote_inference.events import Event
 from remote_inference.messaging import names
 from remote_inference.messaging.delivery_marks import Mark
 from remote_inference.messaging.wire import Command, decode_replies
-from remote_inference.providers.registry import PROVIDERS, provider_named
-from remote_inference.testing.clock import VirtualClock
+from remote_inference.providers import provider_named
 from remote_inference.types import InferenceRequest
 from remote_inference.worker.control import install_commands
 
@@ -122,12 +121,12 @@ def test_a_field_without_a_description_stops_the_build() -> None:
         config_fields().rows(Table)
 
 
-@pytest.mark.parametrize("name", sorted(PROVIDERS))
+@pytest.mark.parametrize("name", ["loopback", "openai"])
 def test_every_option_of_a_provider_is_in_the_reference(name: str) -> None:
     text = page("reference/configuration.md")
     deployment = Deployment(name="gpt-4o", provider=name, options={"no_such": 1})
     with pytest.raises(errors.ConfigurationError) as refused:
-        provider_named(name, clock=VirtualClock()).check(deployment)
+        provider_named(name).check(deployment)
 
     options = refused.value.faults[0].partition("they are ")[2].split(", ")
 

@@ -36,7 +36,8 @@ def _defined(module: ModuleType) -> list[tuple[str, Any]]:
 
 
 def _undocumented(where: str, thing: Any) -> list[str]:
-    missing = [] if (thing.__dict__.get("__doc__") or "").strip() else [where]
+    own = vars(thing).get("__doc__") if inspect.isclass(thing) else thing.__doc__
+    missing = [] if (own or "").strip() else [where]
     if inspect.isclass(thing):
         for name, member in vars(thing).items():
             function = member.fget if isinstance(member, property) else getattr(member, "__func__", member)

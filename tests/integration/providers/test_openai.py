@@ -14,6 +14,7 @@ from remote_inference.cancel import CancelToken
 from remote_inference.clock import SystemClock
 from remote_inference.config import Deployment, Timeouts
 from remote_inference.credentials import Credential, Secret
+from remote_inference.engine import Attempt, Upstream
 from remote_inference.errors import (
     BadRequest,
     Cancelled,
@@ -31,7 +32,7 @@ from remote_inference.errors import (
     Unauthorized,
 )
 from remote_inference.policy.quota import Quota, QuotaReport
-from remote_inference.providers import ProviderCall, provider_named
+from remote_inference.providers import AnswerHead, provider_named
 from remote_inference.testing.behaviours import (
     Reply,
     Status,
@@ -59,7 +60,8 @@ from remote_inference.testing.faults import (
 from remote_inference.testing.limit import ExactLimit
 from remote_inference.testing.server import ProviderServer
 from remote_inference.testing.wire import DONE, ToolCall, Usage, chunk
-from remote_inference.transport.session import RemoteSession, SessionRebuildCause, http_client_for
+from remote_inference.transport.clients import http_client_for
+from remote_inference.transport.session import RemoteSession, SessionRebuildCause
 from remote_inference.types import FinishReason, InferenceRequest, TokenChunk, TokenUsage
 
 CLOCK = SystemClock()
@@ -93,7 +95,7 @@ class Caller:
             clock=CLOCK,
             debounce=0.05,
         )
-        self.provider = provider_named("openai", clock=CLOCK)
+        self.upstream = Upstream(provider_named("openai"), clock=CLOCK)
 
     def stream(
         self,
@@ -101,20 +103,20 @@ class Caller:
         stream: bool = True,
         token: CancelToken | None = None,
         deadline: float | None = None,
-        on_quota: Callable[[QuotaReport], None] | None = None,
+        on_head: Callable[[AnswerHead], None] | None = None,
         **options: Any,
     ) -> Iterator[TokenChunk]:
         request = InferenceRequest.parse("gpt", options.pop("messages", "marked prompt"), **options)
         with self.session.lease() as snapshot:
-            yield from self.provider.stream(
-                ProviderCall(
+            yield from self.upstream.stream(
+                Attempt(
                     request=request,
                     deployment=self.deployment,
                     snapshot=snapshot,
                     token=token or CancelToken(),
                     deadline=deadline,
                     stream=stream,
-                    on_quota=on_quota,
+                    on_head=on_head,
                 )
             )
 
@@ -515,14 +517,14 @@ def test_what_the_headers_say_of_limits_is_told_once_an_answer_and_before_it(str
         caller = Caller(limited)
         heard: list[QuotaReport] = []
         for expected in (1, 0):
-            chunks = caller.stream(stream=stream, on_quota=heard.append)
+            chunks = caller.stream(stream=stream, on_head=lambda head: heard.append(head.quota))
             first = next(chunks)
             assert first is not None
             assert heard[-1].remaining() == {"requests": expected}
             assert len(list(chunks)) > 0
         assert [report.per_minute() for report in heard] == [{"requests": 2.0}] * 2
         with pytest.raises(RateLimited):
-            caller.ask(stream=stream, on_quota=heard.append)
+            caller.ask(stream=stream, on_head=lambda head: heard.append(head.quota))
         assert len(heard) == 3, "a refusal says it too"
         assert heard[-1].pause is not None
         assert isinstance(heard[-1].quotas[0], Quota)
@@ -530,6 +532,6 @@ def test_what_the_headers_say_of_limits_is_told_once_an_answer_and_before_it(str
 
 
 def test_who_says_nothing_of_limits_is_not_heard(server: ProviderServer, caller: Caller) -> None:
-    heard: list[QuotaReport] = []
-    caller.ask(on_quota=heard.append)
-    assert heard == []
+    heard: list[QuotaReport | None] = []
+    caller.ask(on_head=lambda head: heard.append(head.quota))
+    assert heard == [None]

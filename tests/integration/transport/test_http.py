@@ -37,7 +37,7 @@ from remote_inference.errors import (
 from remote_inference.testing.behaviours import Reply, Status, Stop
 from remote_inference.testing.faults import Comments, Drip, Raw, Redirect, Silent, SlowHeaders, Stall
 from remote_inference.testing.server import ProviderServer
-from remote_inference.transport.exchange import Exchange
+from remote_inference.transport.call import Call
 from remote_inference.transport.http import HttpClient, map_failure
 
 CLOCK = SystemClock()
@@ -93,7 +93,7 @@ def url(server: ProviderServer) -> str:
 
 def post(client: HttpClient, where: ProviderServer | str, **options: object) -> bytes:
     target = where if isinstance(where, str) else url(where)
-    with client.post_json(target, BODY, token=options.pop("token", CancelToken()), **options) as response:  # type: ignore[arg-type]
+    with client.send(target, BODY, token=options.pop("token", CancelToken()), **options) as response:  # type: ignore[arg-type]
         return response.read()
 
 
@@ -158,7 +158,7 @@ def test_tokens_are_handed_on_when_they_arrive(
 ) -> None:
     provider.script(Reply(tokens=3, token_delay=0.15, framing=framing))
     arrivals = []
-    with client.post_json(url(provider), BODY, token=CancelToken()) as response:
+    with client.send(url(provider), BODY, token=CancelToken()) as response:
         for piece in response.chunks():
             if b"t0 " in piece or b"t1 " in piece or b"t2 " in piece:
                 arrivals.append(time.monotonic())
@@ -176,7 +176,7 @@ def test_a_body_with_a_length_is_handed_on_as_it_arrives(client: HttpClient) -> 
         assert go_on.wait(5)
         sock.sendall(b"def")
 
-    with RawServer(serve) as server, client.post_json(server.url, BODY, token=CancelToken()) as response:
+    with RawServer(serve) as server, client.send(server.url, BODY, token=CancelToken()) as response:
         pieces = response.chunks()
         assert next(pieces) == b"abc"
         go_on.set()
@@ -202,10 +202,10 @@ def test_a_connection_is_kept_after_a_whole_answer_and_after_an_error(
 ) -> None:
     plain.script(Status(500), Status(429), Reply(tokens=2))
     for _ in range(2):
-        with client.post_json(url(plain), WHOLE, token=CancelToken(), stream=False) as response:
+        with client.send(url(plain), WHOLE, token=CancelToken(), stream=False) as response:
             assert response.status in (500, 429)
             response.read_error()
-    with client.post_json(url(plain), WHOLE, token=CancelToken(), stream=False) as response:
+    with client.send(url(plain), WHOLE, token=CancelToken(), stream=False) as response:
         response.read()
     assert len({request.connection for request in plain.requests}) == 1
 
@@ -214,7 +214,7 @@ def test_a_stream_whose_end_was_not_read_is_drained_when_the_end_is_near(
     plain: ProviderServer, client: HttpClient
 ) -> None:
     for _ in range(3):
-        with client.post_json(url(plain), BODY, token=CancelToken()) as response:
+        with client.send(url(plain), BODY, token=CancelToken()) as response:
             for piece in response.chunks():
                 if b"[DONE]" in piece:
                     break
@@ -223,7 +223,7 @@ def test_a_stream_whose_end_was_not_read_is_drained_when_the_end_is_near(
 
 def test_a_stream_left_early_closes_its_connection(provider: ProviderServer, client: HttpClient) -> None:
     provider.script(Reply(tokens=1000, token_delay=0.01))
-    response = client.post_json(url(provider), BODY, token=CancelToken())
+    response = client.send(url(provider), BODY, token=CancelToken())
     next(response.chunks())
     response.close()
     assert provider.wait_for(lambda server: server.closed_early == 1)
@@ -344,7 +344,7 @@ def test_headers_alone_do_not_stop_the_first_byte_clock(plain: ProviderServer, f
 def test_comments_do_not_stop_the_clock_of_the_gap(plain: ProviderServer) -> None:
     client = client_with(first_byte=5.0, read=0.3)
     plain.script(Comments(2, interval=0.05))
-    with client.post_json(url(plain), BODY, token=CancelToken()) as response:
+    with client.send(url(plain), BODY, token=CancelToken()) as response:
         pieces = response.chunks()
         while b"t1 " not in next(pieces):
             response.progress()
@@ -356,7 +356,7 @@ def test_comments_do_not_stop_the_clock_of_the_gap(plain: ProviderServer) -> Non
 def test_data_stops_the_clock_of_the_gap(plain: ProviderServer) -> None:
     client = client_with(first_byte=0.4, read=0.4)
     plain.script(Reply(tokens=8, token_delay=0.1))
-    with client.post_json(url(plain), BODY, token=CancelToken()) as response:
+    with client.send(url(plain), BODY, token=CancelToken()) as response:
         for _ in response.chunks():
             response.progress()
     assert plain.requests[0].tokens_sent == 8
@@ -385,7 +385,7 @@ def test_a_call_that_is_not_streamed_may_take_longer_than_the_first_byte_timeout
 ) -> None:
     client = client_with(first_byte=0.1, read=0.1)
     plain.script(Reply(tokens=2, first_byte_delay=0.4))
-    with client.post_json(url(plain), WHOLE, token=CancelToken(), stream=False) as response:
+    with client.send(url(plain), WHOLE, token=CancelToken(), stream=False) as response:
         assert b"t0 t1 " in response.read()
 
 
@@ -549,7 +549,7 @@ def test_cancelling_works_in_gevent(tls: tuple[str, str]) -> None:
                             clock=SystemClock(), proxies={})
         def call(token):
             try:
-                with client.post_json(url, body.encode(), token=token) as answer:
+                with client.send(url, body.encode(), token=token) as answer:
                     answer.read()
             except Cancelled:
                 return "cancelled"
@@ -607,10 +607,10 @@ def test_a_body_cut_short_is_not_taken_for_whole(client: HttpClient, how: str, f
 
 def test_a_body_is_bounded(plain: ProviderServer, client: HttpClient) -> None:
     plain.script(Status(200, b"x" * 200_000), Status(500, b"y" * 200_000))
-    with client.post_json(url(plain), WHOLE, token=CancelToken(), stream=False) as response:
+    with client.send(url(plain), WHOLE, token=CancelToken(), stream=False) as response:
         with pytest.raises(InvalidResponse, match="too_large"):
             response.read(100_000)
-    with client.post_json(url(plain), WHOLE, token=CancelToken(), stream=False) as response:
+    with client.send(url(plain), WHOLE, token=CancelToken(), stream=False) as response:
         assert response.read_error() == b"y" * 65_536
 
 
@@ -619,7 +619,7 @@ def test_a_body_is_bounded(plain: ProviderServer, client: HttpClient) -> None:
     [
         (b"nonsense\r\n\r\n", InvalidResponse),
         (b"HTTP/1.1 200 OK\r\nX: " + b"x" * 70_000 + b"\r\n\r\n", InvalidResponse),
-        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 200 + b"\r\n", InvalidResponse),
+        (b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 2000 + b"\r\n", InvalidResponse),
         (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", InvalidResponse),
         (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 3\r\n\r\nabc", InvalidResponse),
     ],
@@ -753,7 +753,7 @@ def test_a_proxy_that_refuses_is_unreachable(client: HttpClient, tls: tuple[str,
 
 def test_a_retired_client_closes_with_its_last_call(plain: ProviderServer, client: HttpClient) -> None:
     post(client, plain)
-    with client.post_json(url(plain), BODY, token=CancelToken()) as response:
+    with client.send(url(plain), BODY, token=CancelToken()) as response:
         client.retire()
         assert b"[DONE]" in response.read()
         assert plain.connections == 1
@@ -794,8 +794,8 @@ def foreign_errors() -> list[type[BaseException]]:
 
 @pytest.mark.parametrize("cls", foreign_errors(), ids=lambda cls: f"{cls.__module__}.{cls.__name__}")
 def test_no_error_of_the_libraries_is_missing_from_the_mapping(cls: type[BaseException]) -> None:
-    exchange = Exchange(Timeouts(), CLOCK, CancelToken(), None, stream=True)
-    error = map_failure(cls.__new__(cls), exchange)
+    call = Call(Timeouts(), CLOCK, CancelToken(), None, stream=True)
+    error = map_failure(cls.__new__(cls), call)
     generic = isinstance(error, NetworkError) and error.code == "network"
     assert generic == (cls.__name__ in _GENERIC[cls.__module__])
 
@@ -824,7 +824,7 @@ def test_no_error_of_the_libraries_is_missing_from_the_mapping(cls: type[BaseExc
 def test_what_the_socket_raises_is_told_apart(
     failure: Exception, kind: type[RequestError], code: str
 ) -> None:
-    exchange = Exchange(Timeouts(), CLOCK, CancelToken(), None, stream=True)
-    error = map_failure(failure, exchange)
+    call = Call(Timeouts(), CLOCK, CancelToken(), None, stream=True)
+    error = map_failure(failure, call)
     assert type(error) is kind
     assert error.code == code

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -149,6 +150,33 @@ class TestCheck:
         assert "env:KEY_ONE, can be read" in output.out
         assert "cannot be read here: env:KEY_TWO" in output.out
         assert "sk-very-secret" not in output.out + output.err
+
+    def test_it_tells_what_was_inferred(self, config, monkeypatch, capsys):
+        config.write_text(
+            '[[deployment]]\nname = "gpt-5"\n'
+            '[[deployment]]\nname = "fast"\nmodel = "m"\nprovider = "groq"\nmax_concurrent = 3\n'
+            "[deployment.rate_limits]\ntokens_per_minute = 6000\nlearn = true\n"
+            '[[deployment]]\nname = "own"\nmodel = "m"\nendpoint = "http://localhost:9/v1"\n'
+        )
+        monkeypatch.setenv("OPENAI_API_KEY", "sk-very-secret")
+        monkeypatch.delenv("GROQ_API_KEY", raising=False)
+        assert main(["check"]) == 0
+        first, second, third = re.split(r"\n  (?=\S)", capsys.readouterr().out)[1:]
+        assert "model: gpt-5 (not given; told by the deployment's name)" in first
+        assert "provider: openai (not given; told by the model's name)" in first
+        assert "endpoint: https://api.openai.com/v1 (not given; told by the provider's own)" in first
+        assert (
+            "env:OPENAI_API_KEY, can be read (not given: the variable of the provider's own client)" in first
+        )
+        assert "limits: none are named; the provider tells its own in x-ratelimit-" in first
+        assert "endpoint: https://api.groq.com/openai/v1 (not given" in second
+        assert "cannot be read here: env:GROQ_API_KEY" in second
+        assert (
+            "limits: tokens per minute 6000, max concurrent 3; found out, the provider tells its own"
+            in second
+        )
+        assert "provider: openai (not given; told by that there is an endpoint)" in third
+        assert "credential: none (not given: no key is known)" in third
 
     def test_a_literal_key_draws_a_warning_that_does_not_show_it(self, config, capsys):
         config.write_text('[[deployment]]\nname = "one"\nmodel = "gpt-4o"\napi_key = "sk-very-secret"\n')

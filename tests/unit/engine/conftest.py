@@ -12,7 +12,7 @@ import pytest
 from remote_inference.cancel import CancelToken
 from remote_inference.cluster import GossipRateLimiter
 from remote_inference.config import Deployment
-from remote_inference.engine import CallGuard, EnginePart, Job, MetricsRecorder, RemoteEngine, Unguarded
+from remote_inference.engine import CallGuard, EngineContext, Job, MetricsRecorder, RemoteEngine, Unguarded
 from remote_inference.errors import RebuildFailed
 from remote_inference.events import Event, Hooks
 from remote_inference.policy.breaker import CircuitBreaker
@@ -128,9 +128,9 @@ class Rig:
         self.breaker = CircuitBreaker(self.deployment.circuit_breaker, endpoint="e", clock=self.clock)
         self.events: list[Event] = []
         self.engine = RemoteEngine(
-            EnginePart(
+            EngineContext(
                 deployment=self.deployment,
-                provider=self.provider,
+                upstream=self.provider,
                 session=self.session,
                 limiter=self.limiter,
                 breaker=self.breaker,

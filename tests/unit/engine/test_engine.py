@@ -32,8 +32,16 @@ from remote_inference.errors import (
     Timeout,
     Unauthorized,
 )
-from remote_inference.events import AttemptFailed, GateClosed, GateOpened, RequestFinished, RetryScheduled
+from remote_inference.events import (
+    AttemptFailed,
+    GateClosed,
+    GateOpened,
+    RequestFinished,
+    RetryScheduled,
+    WaitShortened,
+)
 from remote_inference.policy.quota import Quota, QuotaReport
+from remote_inference.providers import AnswerHead
 from remote_inference.reasons import GateKind, GateReason
 from remote_inference.testing.clock import VirtualClock
 from remote_inference.types import FinishReason, InferenceRequest, Priority, TokenChunk, TokenUsage
@@ -452,6 +460,73 @@ class TestLimits:
         assert rig.clock.monotonic() == began
 
 
+class TestWhatTheProviderSaysBesides:
+    """The call's id, its cost, and times that are too long."""
+
+    def say(self, rig, head: AnswerHead) -> Callable[[], None]:
+        return lambda: rig.provider.calls[-1].on_head(head)
+
+    def test_the_calls_id_is_in_the_completion_and_in_the_event_of_a_failure(self, rig):
+        first, second = AnswerHead(call_id="call-1"), AnswerHead(call_id="call-2")
+        completion = rig.run(
+            (self.say(rig, first), ServerError(status=500)), (self.say(rig, second), *ANSWER)
+        )
+        assert completion.call_id == "call-2"
+        [failed] = [event for event in rig.events if isinstance(event, AttemptFailed)]
+        assert failed.call_id == "call-1"
+
+    def test_a_gateways_cost_is_told_where_there_are_no_prices(self, make_rig):
+        rig = make_rig()
+        assert rig.run((self.say(rig, AnswerHead(cost_usd=0.5)), *ANSWER)).cost_usd == 0.5
+        [finished] = [event for event in rig.events if isinstance(event, RequestFinished)]
+        assert finished.cost_usd == 0.5
+        assert rig.engine.metrics.snapshot().cost_usd == pytest.approx(0.5)
+
+    def test_the_usages_own_cost_comes_before_the_headers(self, rig):
+        told = TokenUsage(prompt_tokens=10, completion_tokens=4, cost_usd=0.25)
+        answer = (TokenChunk("a"), TokenChunk(finish_reason=FinishReason.STOP, usage=told))
+        assert rig.run((self.say(rig, AnswerHead(cost_usd=0.5)), *answer)).cost_usd == 0.25
+
+    def test_the_configured_prices_come_before_both(self, make_rig):
+        rig = make_rig(price=PRICE)
+        assert rig.run((self.say(rig, AnswerHead(cost_usd=0.5)), *ANSWER)).cost_usd == pytest.approx(0.018)
+
+    @pytest.mark.parametrize(
+        ("told", "expected"),
+        [
+            (TokenUsage(prompt_tokens=10), TokenUsage(prompt_tokens=10, completion_tokens=2, estimated=True)),
+            (TokenUsage(prompt_tokens=10, completion_tokens=4), USAGE),
+        ],
+    )
+    def test_a_zero_beside_an_answer_is_estimated(self, rig, told, expected):
+        answer = (TokenChunk("fourteen"), TokenChunk(finish_reason=FinishReason.STOP, usage=told))
+        assert rig.run(answer).usage == expected
+
+    def test_a_zero_of_the_prompt_is_estimated(self, rig):
+        told = TokenUsage(completion_tokens=500)
+        answer = (TokenChunk("fourteen"), TokenChunk(finish_reason=FinishReason.STOP, usage=told))
+        usage = rig.run(answer).usage
+        assert usage.prompt_tokens == InferenceRequest.parse("gpt", "hi").estimated_prompt_tokens()
+        assert (usage.completion_tokens, usage.estimated) == (500, True)
+
+    def test_a_time_that_is_too_long_is_told(self, make_rig):
+        rig = make_rig(retry={"max_retries": 0})
+        rig.failing((RateLimited("x", retry_after=3600.0).advised(told_wait=86_400.0),))
+        [event] = [event for event in rig.events if isinstance(event, WaitShortened)]
+        assert (event.told, event.counted, event.attempt) == (86_400.0, 3600.0, 1)
+
+    def test_a_reset_that_is_too_long_is_told(self, rig):
+        report = QuotaReport((Quota("requests", 100, 0, 7200.0, 86_400.0),))
+        rig.run((self.say(rig, AnswerHead(quota=report)), *ANSWER))
+        [event] = [event for event in rig.events if isinstance(event, WaitShortened)]
+        assert (event.told, event.counted) == (7200.0, 3600.0)
+
+    def test_the_servers_word_on_another_attempt_is_obeyed(self, rig):
+        rig.failing((ServerError(status=503).advised(should_retry=False),))
+        assert len(rig.provider.calls) == 1
+        assert rig.run((BadRequest("odd").advised(should_retry=True),)).attempts == 2
+
+
 class TestQuota:
     """What the provider says of its limits reaches the limiter."""
 
@@ -464,7 +539,7 @@ class TestQuota:
         return found
 
     def say(self, rig) -> Callable[[], None]:
-        return lambda: rig.provider.calls[-1].on_quota(self.REPORT)
+        return lambda: rig.provider.calls[-1].on_head(AnswerHead(quota=self.REPORT))
 
     def test_of_an_answer(self, rig, heard):
         rig.run((self.say(rig), *ANSWER))

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from remote_inference import errors
-from remote_inference.policy.classify import MAX_RETRY_AFTER, error_for_status, parse_retry_after, traits
+from remote_inference.policy.classify import error_for_status, traits
+from remote_inference.policy.retry_after import MAX_RETRY_AFTER, parse_retry_after
 
 NOW = 1_700_000_000.0
 
@@ -30,7 +31,7 @@ def http_date(seconds: float) -> str:
         ({"Retry-After": "nan"}, None),
         ({"Retry-After": "inf"}, None),
         ({"Retry-After": "1_0"}, None),
-        ({"Retry-After": "20s"}, None),
+        ({"Retry-After": "20s"}, 20.0),
         ({"Retry-After": "soon"}, None),
         ({"Retry-After": ""}, None),
         ({"Retry-After": "9" * 400}, MAX_RETRY_AFTER),

@@ -164,3 +164,20 @@ def test_a_backoff_is_never_negative_nor_over_its_bound(
         initial_backoff=initial, max_backoff=100.0, backoff_multiplier=multiplier, jitter=jitter
     )
     assert 0.0 <= backoff(policy, used, lambda: drawn) <= 100.0
+
+
+def test_a_server_that_says_no_is_believed() -> None:
+    for error in (errors.ServerError(status=503), errors.RateLimited(), errors.Timeout("server")):
+        assert asked(error.advised(should_retry=False)) == NO
+    paused = asked(errors.RateLimited(retry_after=5.0).advised(should_retry=False))
+    assert paused == RetryDecision(retry=False, pause=5.0), "the key rests all the same"
+
+
+def test_a_server_that_says_yes_is_believed_within_the_configuration() -> None:
+    odd = errors.BadRequest(status=400).advised(should_retry=True)
+    assert asked(odd) == RetryDecision(retry=True, delay=1.0)
+    assert not asked(odd, RetryPolicy(max_retries=0)).retry
+    assert not asked(odd, idempotent=False).retry
+    assert not asked(odd, retries_used=3).retry
+    busy = errors.ServerError(status=503).advised(should_retry=True)
+    assert not asked(busy, RetryPolicy(retry_on=("timeout",))).retry, "what was configured counts for more"

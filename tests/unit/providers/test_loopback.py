@@ -8,7 +8,7 @@ import pytest
 
 from remote_inference.cancel import CancelToken
 from remote_inference.config import Deployment
-from remote_inference.credentials import Credential
+from remote_inference.engine import Attempt, Upstream
 from remote_inference.errors import (
     Cancelled,
     ConfigurationError,
@@ -21,8 +21,9 @@ from remote_inference.errors import (
     StreamTruncated,
     Timeout,
 )
-from remote_inference.providers import ProviderCall, provider_named
+from remote_inference.providers import provider_named
 from remote_inference.testing.clock import VirtualClock
+from remote_inference.transport.clients import Clients
 from remote_inference.transport.session import SessionSnapshot
 from remote_inference.types import FinishReason, InferenceRequest, TokenChunk, TokenUsage
 
@@ -30,7 +31,9 @@ from remote_inference.types import FinishReason, InferenceRequest, TokenChunk, T
 class Loop:
     def __init__(self, **options: Any) -> None:
         self.clock = VirtualClock()
-        self.provider = provider_named("loopback", clock=self.clock)
+        self.provider = provider_named("loopback")
+        self.upstream = Upstream(self.provider, clock=self.clock)
+        self.clients = Clients(clock=self.clock)
         self.token = CancelToken()
         self.deployment = Deployment(name="loop", provider="loopback", options=options)
 
@@ -38,19 +41,17 @@ class Loop:
         seen: list[TokenChunk] = []
         self.seen = seen
         snapshot = SessionSnapshot(
-            client=None,  # type: ignore[arg-type]  # there is no network
-            credential=Credential(secret=None).secret,
-            generation=1,
-            deployment=self.deployment,
+            client=self.clients(self.deployment), credential=None, generation=1, deployment=self.deployment
         )
-        call = ProviderCall(
+        attempt = Attempt(
             request=InferenceRequest.parse("loop", prompt),
             deployment=self.deployment,
             snapshot=snapshot,
             token=self.token,
             deadline=deadline,
         )
-        seen.extend(self.provider.stream(call))
+        for chunk in self.upstream.stream(attempt):
+            seen.append(chunk)
         return seen
 
 
@@ -116,18 +117,9 @@ def test_faults_are_used_up_in_order_and_then_all_is_well() -> None:
 
 def test_a_cut_comes_after_the_tokens_before_it() -> None:
     loop = Loop(tokens=["a", "b", "c"], faults=[{"cut_after": 2}])
-    chunks: list[str] = []
-    stream = loop.provider.stream(
-        ProviderCall(
-            request=InferenceRequest.parse("loop", "x"),
-            deployment=loop.deployment,
-            snapshot=SessionSnapshot(client=None, credential=None, generation=1, deployment=loop.deployment),  # type: ignore[arg-type]
-            token=loop.token,
-        )
-    )
     with pytest.raises(StreamTruncated):
-        chunks.extend(chunk.text_delta for chunk in stream)
-    assert chunks == ["a", "b"]
+        loop.ask()
+    assert [chunk.text_delta for chunk in loop.seen] == ["a", "b"]
 
 
 def test_a_cancel_ends_the_wait() -> None:
@@ -199,5 +191,5 @@ def test_all_faults_are_reported_at_once() -> None:
 
 
 def test_an_unknown_provider_is_a_configuration_error() -> None:
-    with pytest.raises(ConfigurationError, match="loopback, openai"):
-        provider_named("nobody", clock=VirtualClock())
+    with pytest.raises(ConfigurationError, match=r"must be one of .*loopback, .*openai"):
+        provider_named("nobody")

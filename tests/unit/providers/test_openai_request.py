@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from remote_inference.clock import SystemClock
 from remote_inference.config import Deployment
 from remote_inference.errors import BadRequest, ConfigurationError
+from remote_inference.providers import ProviderCall
 from remote_inference.providers.openai import OpenAIProvider
 from remote_inference.providers.openai_request import chat_body
 from remote_inference.types import InferenceRequest
@@ -24,7 +24,9 @@ def deployment(model: str = "gpt-4o", options: dict[str, Any] | None = None, **s
 
 def body(made: Deployment | None = None, *, stream: bool = True, **options: Any) -> dict[str, Any]:
     request = InferenceRequest.parse("d", options.pop("messages", "hi"), **options)
-    parsed: dict[str, Any] = json.loads(chat_body(request, made or deployment(), stream=stream))
+    parsed: dict[str, Any] = json.loads(
+        chat_body(ProviderCall(request=request, deployment=made or deployment(), stream=stream))
+    )
     return parsed
 
 
@@ -129,7 +131,7 @@ def test_text_that_utf8_cannot_say_is_escaped() -> None:
 
 def test_text_goes_out_as_utf8() -> None:
     request = InferenceRequest.parse("d", "grüß 🙂")
-    assert "grüß 🙂".encode() in chat_body(request, deployment(), stream=True)
+    assert "grüß 🙂".encode() in chat_body(ProviderCall(request=request, deployment=deployment()))
 
 
 @pytest.mark.parametrize(
@@ -144,5 +146,5 @@ def test_text_goes_out_as_utf8() -> None:
 )
 def test_a_wrong_option_is_named_by_its_path(options: dict[str, Any], path: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        OpenAIProvider(clock=SystemClock()).check(deployment(options=options))
+        OpenAIProvider().check(deployment(options=options))
     assert [line.partition(": ")[0] for line in caught.value.faults] == [path]

@@ -435,6 +435,12 @@ def test_no_text_of_the_stream_is_logged_or_shown(caplog: pytest.LogCaptureFixtu
     assert repr(events[0]) == "SseEvent(event='message', data=<6 chars>, id='', retry=None)"
 
 
+def test_a_type_and_an_id_are_not_logged_either(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    assert decode(b"event: marked\nid: marked\ndata: x\n\n") == [event("x", "marked", "marked")]
+    assert "marked" not in caplog.text
+
+
 def test_events_are_frozen_values_with_slots() -> None:
     decoded = decode(b"data: a\n\n")[0]
     assert not hasattr(decoded, "__dict__")

@@ -1,0 +1,399 @@
+"""OpenAI's answers as chunks: one object of a stream at a time, or one whole completion.
+
+Rules: https://platform.openai.com/docs/api-reference/chat/streaming. What is read besides is what servers that say they
+speak it were seen to send; ``tests/recordings/openai`` has a case of each, with where it was seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Hashable, Iterable, Iterator, Mapping
+from typing import Any
+
+from ..credentials import Secret
+from ..errors import ContentFiltered, InvalidResponse, StreamTruncated
+from ..types import FinishReason, TokenChunk, TokenUsage, ToolCallDelta
+from .base import AnswerReader
+from .error_body import error_in, error_of_object
+from .finish_reasons import End, read_finish_reason
+from .openai_parts import reasoning_of, refusal_of, text_of
+from .surrogates import HalfCharacters
+from .tool_calls import ToolCalls
+from .usage import UsageCount
+
+__all__ = ["ChatReader"]
+
+# Without the two searches for white space that json.loads makes around each object.
+_raw_decode = json.JSONDecoder().raw_decode
+
+_MOST_OTHERS = 10_000
+_USAGES = ("usage", "usageMetadata", "usage_metadata", "token_usage")
+_PLAIN = frozenset({"content", "role"})
+# What keeps a connection awake, where a comment would do.
+_NOTHING = frozenset(
+    {"", "ping", "pong", "[ping]", "heartbeat", "keep-alive", "keepalive", "null", "{}", "[]", '""', "ok"}
+)
+_DONE = frozenset({"[done]", "done", '"[done]"', "'[done]'", "<done>", "[done]."})
+# Around the answer, in gateways and in servers' own formats.
+_WRAPPERS = ("data", "result", "response", "output", "body", "completion", "chunk")
+
+
+class ChatReader(AnswerReader):
+    """Reads one answer; see `AnswerReader`.
+
+    Args:
+        secret: the credential, which no error may repeat.
+        prompt_estimate: tokens, for servers that tell a total alone.
+        done_is_finish: an answer that ends with ``[DONE]`` and no finish reason is whole.
+        finish_reasons: the server's own words, by what they mean in OpenAI's; ``error`` is a failure.
+    """
+
+    def __init__(
+        self,
+        secret: Secret | None,
+        *,
+        prompt_estimate: int = 0,
+        done_is_finish: bool = False,
+        finish_reasons: Mapping[str, str] | None = None,
+    ) -> None:
+        self._secret = secret
+        self._prompt_estimate = prompt_estimate
+        self._done_is_finish = done_is_finish
+        self._own_words = finish_reasons
+        self._end: End | None = None
+        self._spoke = False
+        self._by_message = False  # the output came as messages, which may be of all so far
+        self._message = ""
+        self._answer_id = ""
+        self._others: list[dict[str, Any]] = []  # choices under other numbers, until ours says something
+        self._count = UsageCount()
+        self._halves = HalfCharacters()
+        self._calls = ToolCalls(self._halves)
+
+    def event(self, kind: str, data: str) -> TokenChunk | None:
+        """See `AnswerReader.event`."""
+        try:
+            event, end = _raw_decode(data)
+            if end != len(data):
+                event = _read(data)
+        except (ValueError, RecursionError):
+            event = _read(data)
+        if event.__class__ is not dict:
+            # Outside the handler: json's error holds the text.
+            return self._no_object(kind, data, event)
+        try:
+            choice = event["choices"][0]
+            delta = choice["delta"]
+        except (KeyError, IndexError, TypeError):
+            choice = delta = None
+        if delta.__class__ is not dict or choice.get("index") or kind == "error" or event.get("error"):
+            return self._odd(kind, event)
+        content = delta.get("content")
+        finish = choice.get("finish_reason")
+        if (
+            finish is None
+            and content.__class__ is str
+            and delta.keys() <= _PLAIN
+            and not event.get("usage")
+            and "error" not in choice
+        ):
+            # nearly all of them
+            if not content:
+                return None
+            if not content.isascii() or self._halves.held:
+                return self._said(TokenChunk(self._halves.join("text", content)))
+            if self._end is not None:
+                self.complete = False
+            self._spoke = True
+            return TokenChunk(content)
+        if not content and (choice.get("message") or choice.get("text")):
+            return self._elsewhere(event, choice, delta)
+        return self._choice(event, choice, delta)
+
+    def _elsewhere(self, event: dict[str, Any], choice: dict[str, Any], delta: Any) -> TokenChunk | None:
+        """A choice whose delta has no text, or which has no delta."""
+        if not delta and choice.get("message"):
+            return self._message_in_stream(event, choice)
+        text = _legacy(choice)
+        if isinstance(delta, dict) and delta.keys() - {"role", "content"}:
+            return self._choice(event, choice, delta)
+        return self._choice(event, choice, text if text else delta)
+
+    def _choice(self, event: dict[str, Any], choice: dict[str, Any], holder: Any) -> TokenChunk | None:
+        """A piece of our choice, with all that may stand beside it. ``holder`` has the output."""
+        error = choice.get("error")
+        if error:
+            self._take_usages(event, choice)
+            raise error_of_object(200, error, secret=self._secret)
+        chunk = self._output(event, holder) if holder else None
+        self._take_usages(event, choice)
+        finish = choice.get("finish_reason", choice.get("finishReason", choice.get("stop_reason")))
+        if finish:
+            self._take_finish(finish)
+        return chunk
+
+    def _odd(self, kind: str, event: dict[str, Any]) -> TokenChunk | None:
+        """An event without a delta for us: the output elsewhere, the usage, an error, nothing at all."""
+        choices = event.get("choices")
+        if choices is None:
+            inner = next((event[name] for name in _WRAPPERS if _is_answer(event.get(name))), None)
+            if inner is not None:
+                return self._odd(kind, inner)
+        error = error_in(event)
+        if error is None and kind == "error":
+            error = event
+        if error is not None:
+            self._take_usages(event, {})
+            raise error_of_object(200, error, secret=self._secret)
+        if choices is not None and not isinstance(choices, list):
+            raise InvalidResponse("no_choices")
+        if choices and not all(isinstance(choice, dict) for choice in choices):
+            raise InvalidResponse("no_choices")
+        choice = next((choice for choice in choices or () if _is_ours(choice)), None)
+        if choice is None:  # another's, or none: the usage, filter results, a vendor's own event
+            self._take_usages(event, {})
+            if choices and not self._spoke and len(self._others) < _MOST_OTHERS:
+                self._others.append(choices[0])
+            return None
+        delta = choice.get("delta")
+        if delta is not None and not isinstance(delta, (dict, str)):
+            raise InvalidResponse("no_delta")
+        return self._elsewhere(event, choice, delta)
+
+    def _message_in_stream(self, event: dict[str, Any], choice: dict[str, Any]) -> TokenChunk | None:
+        """A ``message`` where a ``delta`` should be: a piece, or all so far, or all again at the end."""
+        message = choice["message"]
+        if self._spoke and not self._by_message:
+            return self._choice(event, choice, None)
+        self._by_message = True
+        content = message.get("content") if isinstance(message, dict) else message
+        text = text_of(content)
+        if self._message and text.startswith(self._message) and len(text) > len(self._message):
+            new, self._message = text[len(self._message) :], text
+        elif self._message and text == self._message and choice.get("finish_reason"):
+            new = ""
+        else:
+            new, self._message = text, self._message + text
+        holder = (
+            {**message, "content": new} if isinstance(message, dict) and isinstance(content, str) else message
+        )
+        return self._choice(event, choice, new if isinstance(message, str) else holder)
+
+    def body(self, data: bytes) -> TokenChunk | None:
+        """See `AnswerReader.body`."""
+        event = _parsed(data)
+        if isinstance(event, list) and len(event) == 1:
+            [event] = event
+        if not isinstance(event, dict):
+            raise InvalidResponse("not_json")
+        if event.get("choices") is None:
+            event = next((event[name] for name in _WRAPPERS if _is_answer(event.get(name))), event)
+        error = error_in(event)
+        if error is not None:
+            self._take_usages(event, {})
+            raise error_of_object(200, error, secret=self._secret)
+        choices = event.get("choices")
+        if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
+            raise InvalidResponse("no_choices")
+        choice = next((c for c in choices if isinstance(c, dict) and _is_ours(c)), choices[0])
+        message = choice.get("message") or choice.get("delta") or _legacy(choice)
+        if not isinstance(message, (dict, str)) and not choice.get("error"):
+            raise InvalidResponse("no_message")
+        self.done = True
+        return self._choice(event, choice, message)
+
+    def end(self) -> TokenChunk:
+        """See `AnswerReader.end`.
+
+        Raises:
+            StreamTruncated: no finish reason has come, or it came before the answer, of which the end is missing.
+            ContentFiltered: the filter cut the answer.
+            ServerError: the server named a failure as the finish reason.
+            InvalidResponse: it named a reason that nobody knows.
+        """
+        other = self._only_other() if self._others and not self._spoke and self._end is None else TokenChunk()
+        end = self._end
+        if end is None:
+            if not (self._done_is_finish and self.done and self._spoke):
+                raise StreamTruncated("no_finish_reason")
+            end = FinishReason.TOOL_CALLS if len(self._calls) else FinishReason.STOP
+        if not isinstance(end, FinishReason):
+            raise end()
+        if end is FinishReason.CONTENT_FILTER:
+            raise ContentFiltered("content_filter")
+        if not self.complete and not self.done:
+            raise StreamTruncated("finish_came_early")  # and nothing says that what followed is all
+        rest = dict.fromkeys(self._halves.rest(), "\N{REPLACEMENT CHARACTER}")
+        return TokenChunk(
+            other.text_delta + rest.get("text", ""),
+            other.reasoning_delta + rest.get("reasoning", ""),
+            other.refusal_delta + rest.get("refusal", ""),
+            (*other.tool_calls, *_rest_of_calls(rest), *self._calls.ids_for_the_rest(self._answer_id)),
+            finish_reason=end,
+            usage=self.usage,
+        )
+
+    def _only_other(self) -> TokenChunk:
+        """What was said under a number that is not ours, where nothing was said under ours."""
+        number = self._others[0].get("index")
+        ours = [choice for choice in self._others if choice.get("index") == number]
+        self._others = []
+        return _together(self._choice({}, choice, choice.get("delta") or _legacy(choice)) for choice in ours)
+
+    # -- the output
+
+    def _output(self, event: dict[str, Any], holder: Any) -> TokenChunk | None:
+        if isinstance(holder, str):
+            holder = {"content": holder}
+        join = self._halves.join
+        content = holder.get("content")
+        if content is None:
+            content = holder.get("text")
+        text = join("text", text_of(content))
+        reasoning = join("reasoning", reasoning_of(holder, content))
+        refusal = join("refusal", refusal_of(holder, content))
+        calls = holder.get("tool_calls")
+        function = holder.get("function_call")
+        pieces: tuple[ToolCallDelta, ...] = ()
+        if calls or function:
+            pieces = self._calls.take(calls or [{"index": 0, "function": function}])
+            answer_id = event.get("id")
+            if isinstance(answer_id, str) and answer_id and not self._answer_id:
+                self._answer_id = hashlib.blake2b(
+                    answer_id.encode(errors="replace"), digest_size=4
+                ).hexdigest()
+        if text or reasoning or refusal or pieces:
+            return self._said(TokenChunk(text, reasoning, refusal, pieces))
+        if self._halves.held:
+            self._said(TokenChunk())
+        return None
+
+    def _said(self, chunk: TokenChunk) -> TokenChunk | None:
+        """Something was said, of which half a character may be held back."""
+        self._spoke = True
+        if self._end is not None:
+            self.complete = False  # the finish reason had come too early: more may follow
+        return chunk if chunk.has_output else None
+
+    def _take_finish(self, reason: Any) -> None:
+        if not isinstance(reason, str):
+            raise InvalidResponse("finish_reason")
+        own = self._own_words.get(reason) if self._own_words else None
+        end = read_finish_reason(own or reason)
+        if end is None:
+            return
+        if self._end is None or isinstance(self._end, FinishReason):  # a failure stays one
+            self._end = end
+        # Before anything was said, the end is a word that came too early.
+        self.complete = self._spoke or self._count.completion_tokens > 0 or not isinstance(end, FinishReason)
+
+    # -- the usage
+
+    def _take_usages(self, event: dict[str, Any], choice: dict[str, Any]) -> None:
+        """From wherever one stands: beside the choices, in ours (Moonshot), in a vendor's own object (Groq)."""
+        count = self._count
+        for name in _USAGES:
+            for place in (event, choice):
+                if place.get(name):
+                    count.add(place[name])
+        own = event.get("x_groq")
+        if isinstance(own, dict) and own.get("usage"):
+            count.add(own["usage"])
+        if event.get("timings"):
+            count.add_timings(event["timings"])
+        if self._end is not None and not self.complete and not self._spoke and count.completion_tokens:
+            self.complete = True
+
+    @property
+    def usage(self) -> TokenUsage | None:  # type: ignore[override]  # the base's is a plain attribute
+        """What was told of it; zeros beside an answer are nothing told."""
+        return self._count.usage(self._prompt_estimate)
+
+    # -- what is no object
+
+    def _no_object(self, kind: str, data: str, value: Any) -> TokenChunk | None:
+        text = data.strip()
+        plain = text.lower()
+        if plain in _DONE or plain.startswith("[done]"):
+            self.done = True
+            return None
+        if kind == "error":
+            raise error_of_object(200, text if value is _UNREADABLE else value, secret=self._secret)
+        if plain in _NOTHING or plain.startswith(":"):  # a comment within an event
+            return None
+        if value is _UNREADABLE:
+            for prefix in ("data:", "data: data:"):  # by gateways that frame what was framed
+                if text.startswith(prefix):
+                    return self.event(kind, text[len(prefix) :].strip())
+            if text.lower().startswith("error"):
+                raise error_of_object(200, text, secret=self._secret)
+            if kind != "message":
+                return None  # a vendor's own
+            lines = text.split("\n")
+            if len(lines) > 1 and all(isinstance(_parsed(line), dict) for line in lines if line.strip()):
+                return self._several(kind, lines)
+        elif isinstance(value, list) and value and isinstance(value[0], dict):
+            error = error_in(value[0])
+            if error is not None:
+                raise error_of_object(200, error, secret=self._secret)
+        elif kind != "message":
+            return None
+        raise InvalidResponse("not_json")
+
+    def _several(self, kind: str, lines: list[str]) -> TokenChunk | None:
+        """Objects whose events were not kept apart by a blank line."""
+        chunk = _together(self.event(kind, line) for line in lines if line.strip())
+        return chunk if chunk.has_output else None
+
+
+_UNREADABLE = object()
+
+
+def _read(data: str) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return _UNREADABLE
+
+
+def _parsed(data: str | bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _together(pieces: Iterable[TokenChunk | None]) -> TokenChunk:
+    chunks = [chunk for chunk in pieces if chunk is not None]
+    return TokenChunk(
+        "".join(chunk.text_delta for chunk in chunks),
+        "".join(chunk.reasoning_delta for chunk in chunks),
+        "".join(chunk.refusal_delta for chunk in chunks),
+        tuple(delta for chunk in chunks for delta in chunk.tool_calls),
+    )
+
+
+def _is_answer(value: Any) -> bool:
+    return isinstance(value, dict) and isinstance(value.get("choices"), list)
+
+
+def _is_ours(choice: dict[str, Any]) -> bool:
+    """Whether it is the one choice that was asked for."""
+    return choice.get("index") in (None, 0, "0", "", False)
+
+
+def _legacy(choice: dict[str, Any]) -> Any:
+    """The output beside the choice's other fields: of old completions, and of servers that left the layer out."""
+    text = choice.get("text")
+    if text is None and any(
+        choice.get(name) for name in ("content", "tool_calls", "reasoning_content", "refusal")
+    ):
+        return choice
+    return text if text is not None else choice.get("delta", choice.get("message"))
+
+
+def _rest_of_calls(rest: Mapping[Hashable, str]) -> Iterator[ToolCallDelta]:
+    for key, text in rest.items():
+        if isinstance(key, tuple):
+            yield ToolCallDelta(index=key[1], arguments=text)
