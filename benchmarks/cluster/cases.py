@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 
 from benchmarks.cluster.costs import COSTS, IDLE, run_costs, run_idle
+from benchmarks.cluster.deaths import ALL_KILLED, KILLED, run_all_killed, run_killed
 from benchmarks.cluster.latencies import BESIDE, PAUSE, URGENT, run_beside, run_pause, run_urgent
 from benchmarks.cluster.limits import LIMITED, run_limited
 from benchmarks.cluster.outcome import Outcome
@@ -31,6 +32,8 @@ CASES: Mapping[str, Case] = {
         name: Case(title=f"simulated: {case.title}", run=partial(run_simulated, name))
         for name, case in SIMULATED.items()
     },
+    **{name: Case(title=case.title, run=partial(run_killed, name)) for name, case in KILLED.items()},
+    "all-killed": Case(title=ALL_KILLED, run=run_all_killed),
     "urgent": Case(title=URGENT, run=run_urgent),
     "beside": Case(title=BESIDE, run=run_beside),
     "pause": Case(title=PAUSE, run=run_pause),

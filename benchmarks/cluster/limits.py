@@ -94,6 +94,30 @@ def _churn(stage: Stage, demand: float) -> None:
     stage.until(3)
 
 
+def _deaths(stage: Stage, demand: float) -> None:
+    """From minute 2 on one is killed six times a minute, each in its turn, and started again three seconds later."""
+    _spread(stage, demand, None)
+    stage.until(1)
+    for turn in range(12):
+        name = stage.deployments[turn % len(stage.deployments)]
+        killed = [worker for worker in stage.workers.running if worker.deployments == (name,)]
+        stage.workers.end(killed, signal.SIGKILL)
+        stage.until(1 + turn / 6 + 1 / 20)
+        stage.workers.start(name)
+        stage.until(1 + (turn + 1) / 6)
+
+
+def _rolling(stage: Stage, demand: float) -> None:
+    """In minute 2 all are restarted warm, one after the other."""
+    _spread(stage, demand, None)
+    stage.until(1)
+    for turn, name in enumerate(stage.deployments):
+        stage.workers.end([worker for worker in stage.workers.running if worker.deployments == (name,)])
+        stage.workers.start(name)
+        stage.until(1 + (turn + 1) / 12)
+    stage.until(3)
+
+
 def _restart(stage: Stage, demand: float) -> None:
     """All end in the middle of minute 2, half of them killed, and are started again at once."""
     _spread(stage, demand, None)
@@ -145,7 +169,7 @@ LIMITED: Mapping[str, Limited] = {
         title="the busy worker moves every 20 s", share=0.95, refused=_ONE_IN_A_THOUSAND, course=_moving
     ),
     "churn": Limited(
-        title="one worker killed, one joined", share=0.95, refused=_ONE_IN_A_THOUSAND, course=_churn
+        title="one worker killed, one joined", share=0.975, refused=_ONE_IN_A_THOUSAND, course=_churn
     ),
     "tokens": Limited(
         title="300,000 tokens/min, sizes 1:50, estimates off by up to 2, either way",
@@ -174,6 +198,8 @@ LIMITED: Mapping[str, Limited] = {
         children=4,
     ),
     "strict": Limited(title="strict, 4 workers", share=0.97, refused=0, course=_even, strict=True),
+    "deaths": Limited(title="one killed every 10 s and back after 3", share=0.88, refused=0, course=_deaths),
+    "rolling": Limited(title="all restarted warm, one every 5 s", share=0.97, refused=0, course=_rolling),
     "restart": Limited(
         title="all restarted in minute 2: the minute after",
         share=None,

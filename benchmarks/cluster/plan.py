@@ -28,6 +28,8 @@ class Plan:
         replicas: Largest number of replicas in a process, for the costs.
         idle: Replicas that have nothing to say, and for how long that is listened to.
         idle_seconds: See there.
+        death_pairs, death_seconds: Runs with limits and without, while workers are killed.
+        all_deaths, death_gap: How often all workers are killed at once, and seconds until they are again.
     """
 
     minute: float = 60.0
@@ -46,6 +48,10 @@ class Plan:
     replicas: int = 64
     idle: int = 50
     idle_seconds: float = 30.0
+    death_pairs: int = 3
+    death_seconds: float = 45.0
+    all_deaths: int = 12
+    death_gap: float = 20.0
 
 
 FULL = Plan()
@@ -66,4 +72,8 @@ SMOKE = Plan(
     replicas=4,
     idle=3,
     idle_seconds=1.0,
+    death_pairs=1,
+    death_seconds=5.0,
+    all_deaths=1,
+    death_gap=3.0,
 )

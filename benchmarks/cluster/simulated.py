@@ -42,9 +42,7 @@ SIMULATED: Mapping[str, Simulated] = {
     "sim-moving": Simulated(
         title="the busy one moves every 20 s", case="moving", share=0.95, refused=_ONE_IN_A_THOUSAND
     ),
-    "sim-churn": Simulated(
-        title="one killed, one joined", case="killed", share=0.95, refused=_ONE_IN_A_THOUSAND
-    ),
+    "sim-churn": Simulated(title="one killed, one joined", case="killed", share=0.975, refused=0),
     "sim-tokens-over": Simulated(
         title="300,000 tokens/min, sizes 1:50, all estimates twice the real cost",
         case="tokens over",
@@ -64,6 +62,16 @@ SIMULATED: Mapping[str, Simulated] = {
     "sim-skew": Simulated(title="clocks up to 2 s apart", case="skew", share=0.93, refused=0),
     "sim-restart": Simulated(
         title="all restarted: the minute after", case="restart", share=None, refused=_ONE_IN_A_THOUSAND
+    ),
+    "sim-unseen": Simulated(
+        title="one killed, one joined, nobody can see the death", case="killed unseen", share=0.95, refused=0
+    ),
+    "sim-rolling": Simulated(title="one restarted every 5 s", case="rolling", share=0.97, refused=0),
+    "sim-mortal": Simulated(
+        title="64 replicas that live 10 s on average", case="mortal", share=0.85, refused=0
+    ),
+    "sim-mortal-unseen": Simulated(
+        title="the same, nobody can see the deaths", case="mortal unseen", share=None, refused=0
     ),
     "sim-64": Simulated(title="64 replicas, 600,000/min", case="64", share=0.97, refused=_ONE_IN_A_THOUSAND),
 }
