@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import heapq
+import itertools
 import math
 import multiprocessing
 import os
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from celery import Celery
 
@@ -20,14 +22,13 @@ from benchmarks.measure import median
 from remote_inference import Priority
 from remote_inference.cancel import CancelToken
 from remote_inference.clock import SystemClock
-from remote_inference.cluster.base import Cost, LimitKey
-from remote_inference.cluster.limiter import GossipRateLimiter
-from remote_inference.cluster.replica import Replica
+from remote_inference.cluster import Cost, GossipRateLimiter, LimitKey, Replica
 from remote_inference.config import RateLimits
 from remote_inference.errors import LimitReached
 from remote_inference.messaging.gossip import Gossip
 from remote_inference.messaging.publisher import Publisher
 from remote_inference.testing.clock import VirtualClock
+from remote_inference.testing.ledgers import VirtualLedgers
 
 __all__ = ["COSTS", "IDLE", "run_costs", "run_idle"]
 
@@ -52,6 +53,9 @@ class _Net:
     def __init__(self) -> None:
         self.clock = VirtualClock()
         self._sent: list[bytes] = []
+        self._count = itertools.count()
+        self._due: list[tuple[float, int, Callable[[], None]]] = []
+        self._ledgers = VirtualLedgers(self.clock.monotonic, self._after, random.Random(1))
         self.replicas: list[Replica] = []
         self.limiters: list[GossipRateLimiter] = []
         self.deltas: list[float] = []
@@ -62,6 +66,7 @@ class _Net:
         number = len(self.replicas)
         replica = Replica(self.clock, name=str(number), rng=random.Random(number))
         limiter = GossipRateLimiter(self.clock, replica)
+        self._ledgers.desk(limiter.ledgers)
         replica.send = self._sent.append
         replica.start()
         replica.online()
@@ -80,7 +85,17 @@ class _Net:
                 replica.receive(body)
         for replica in self.replicas:
             replica.tick()
+        self._bring_ledgers()
         return messages
+
+    def _after(self, seconds: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._due, (self.clock.monotonic() + seconds, next(self._count), action))
+
+    def _bring_ledgers(self) -> None:
+        """All that takes milliseconds is over before the next step."""
+        until = self.clock.monotonic() + _STEP / 2
+        while self._due and self._due[0][0] <= until:
+            heapq.heappop(self._due)[2]()
 
     def foretell(self, steps: int) -> list[list[bytes]]:
         """The messages of the coming steps, in which all spend; a copy of this process goes through them."""
@@ -121,6 +136,7 @@ class _Net:
         for body in rest:
             first.receive(body)
         first.tick()
+        self._bring_ledgers()
         self._sent.clear()  # the others have answered it already
         return self.permits(self.limiters[0])
 
