@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator
 
 from ...clock import Clock
+from ...reasons import LimitReason
 from ..base import Cost, LimitKey
 from ..local.pause import Pause
 from ..local.token_bucket import TokenBucket
@@ -22,10 +23,7 @@ from .learned import LearnedLimits
 from .peer_spend import PeerSpend
 from .share import CONCURRENT, Share, Subject
 
-__all__ = ["JOINING", "GossipPermit", "KeyDeployment", "KeyState"]
-
-JOINING = "joining"
-"""`LimitReached.code` while this process does not know yet, or no more, what the others spend."""
+__all__ = ["GossipPermit", "KeyDeployment", "KeyState"]
 
 _SHORTEST_RETRY, _LONGEST_RETRY = 0.1, 2.0  # seconds, where only the end of another request makes room
 _FROM_LEDGER = 0.02  # seconds in which rights that are left over are had
@@ -157,14 +155,14 @@ class KeyState:
 
     def due(
         self, deployment: QueuedDeployment[GossipPermit], cost: Cost, now: float, urgent: bool
-    ) -> tuple[float, str]:
+    ) -> tuple[float, LimitReason | None]:
         ours: KeyDeployment = deployment  # type: ignore[assignment]
         at, code = self.pause.opens_at(now)
         if not self.subject.shares and ours.bound is None:
             return at, code
         ready = self.replica.acts_at(now)
         if ready > max(at, now):
-            at, code = ready, JOINING
+            at, code = ready, LimitReason.JOINING
         window = self.window
         window.forget(now)
         rights = (self.rights, self.limits) if urgent else (self.usual_rights, self.usual_limits)
@@ -176,10 +174,10 @@ class KeyState:
         for index, bucket in self.buckets:
             due = bucket.due(_amount(cost, index), now, ahead=urgent)
             if due > at:
-                at, code = due, DIMENSIONS[index]
+                at, code = due, LimitReason(DIMENSIONS[index])
         return at, code
 
-    def _had_at(self, dimension: str, cost: Cost, now: float) -> float:
+    def _had_at(self, dimension: LimitReason, cost: Cost, now: float) -> float:
         """When what is lacking may be had: soon, if the ledger has it left over; else by this replica's share."""
         if self.replica.alone:
             return math.inf
@@ -223,10 +221,10 @@ class KeyState:
             bucket.give_back(-(requests, input_tokens + output_tokens, input_tokens, output_tokens)[index])
 
     def want(
-        self, deployment: KeyDeployment, cost: Cost, code: str, now: float, until: float
+        self, deployment: KeyDeployment, cost: Cost, code: LimitReason, now: float, until: float
     ) -> list[Subject]:
         """A request has to wait for that; of which subjects the ledger should be asked at once."""
-        if code == "concurrency":
+        if code is LimitReason.CONCURRENCY:
             found = []
             for subject in (self.subject, deployment.bound):
                 share = subject.shares.get(CONCURRENT) if subject is not None else None

@@ -15,6 +15,7 @@ from ...clock import Clock
 from ...config import RateLimits
 from ...errors import ConfigurationError, LimitReached
 from ...policy.quota import QuotaReport
+from ...reasons import LimitReason
 from ...types import Priority
 from ..base import Cost, LimitKey
 from ..local.wait_queue import URGENT, Waiter
@@ -152,7 +153,7 @@ class GossipRateLimiter:
                 until = min(deadline, waiter.wake_at) if state.queue.leader is waiter else deadline
                 if not told:
                     if not code and (ours.full or state.full):
-                        code = "concurrency"
+                        code = LimitReason.CONCURRENCY
                     wanted = state.want(ours, waiter.cost, code, now, due) if code else []
             if wanted:
                 told = True
@@ -170,15 +171,21 @@ class GossipRateLimiter:
                 self._shared.transfers.hurry(subject, now)
 
     def _refusal(
-        self, state: KeyState, ours: KeyDeployment, cost: Cost, due: tuple[float, str], now: float
+        self,
+        state: KeyState,
+        ours: KeyDeployment,
+        cost: Cost,
+        due: tuple[float, LimitReason | None],
+        now: float,
     ) -> _Refused:
         at, code = due
-        if at <= now:
+        if at <= now or code is None:
             if ours.full or state.full:
-                at, code = state.place_due(ours, now), "concurrency"
+                at, code = state.place_due(ours, now), LimitReason.CONCURRENCY
             else:  # it would fit, but others come first
                 leader = state.queue.leader
-                at, code = max(leader.wake_at if leader is not None else now, now + _SHORTEST_RETRY), "queue"
+                at = max(leader.wake_at if leader is not None else now, now + _SHORTEST_RETRY)
+                code = LimitReason.QUEUE
         wanted = state.want(ours, cost, code, now, at)
         if at == math.inf:
             at = now + self._span

@@ -28,6 +28,8 @@ AMPLE = 100
 """With room for so many requests a replica, each keeps back what one takes, for the next urgent one."""
 STRICTNESS = 1.02
 """What all tell that they have spent, which lags, may pass the limit by so much before it holds up by itself."""
+WORTH_IT = 0.02
+"""The part of what a replica holds below which it does not hand over what is above its own."""
 TOO_MUCH = 2.0
 """A replica gives rights back when it has so many times what it keeps: else it would take and give all the time."""
 
@@ -105,48 +107,67 @@ def plan(it: Situation) -> Plan:
     share, *theirs = water_fill(flow, [(math.inf, it.weight), *wants])
     stock = it.span or 1.0  # rights that a share of one unit needs
     part = share * stock
-    lacking = sum(
-        max(0.0, _least(other * stock) - peer.held)
-        for peer, other in zip(it.peers, theirs, strict=True)
-        if peer.starved and peer.held < SHORT * _least(other * stock)
-    )
     contested = any(peer.starved for peer in it.peers)
-    usable = it.held
-    if it.held_by_all > it.holdable:
-        usable = math.floor(it.held * it.holdable / it.held_by_all)
-    if it.span:  # requests may turn out to cost more than anybody had reserved
-        usable = max(0, min(usable, math.floor(it.available * STRICTNESS) - it.used_by_others))
+    lacking = _lacking(it.peers, [other * stock for other in theirs])
+    usable = _usable(it)
     free = max(0, usable - it.used)
     keep, reserve = _keep(it, share, flow, contested)
-
-    target = it.held
-    take = math.ceil(keep - free) if free < keep else 0
-    if take and (contested or lacking) and part >= 1.0 + it.claim:
-        # no more than its part, and of what nobody lacks as much as it needs
-        take = min(take, max(math.floor(part) - it.held, math.floor(it.left_over - lacking), 0))
-    if it.span == 0.0:
-        take = min(take, max(0, math.ceil(it.weight) - it.held))
-    most = keep if contested else max(TOO_MUCH * keep, keep + it.typical)
-    give = math.floor(free - keep) if free > most and not take else 0
-    hand_over = 0
-    if lacking >= 1.0 and not take:
-        wanted = part if it.starved else min(part, it.rate * HEADROOM * stock + keep)
-        above = target - give - math.ceil(max(wanted, _least(0.0) if it.starved else 0.0))
-        hand_over = min(max(0, above), math.ceil(lacking)) if above > 0.02 * it.held else 0
+    take = _take(it, keep - free, part, lacking, contested)
+    give = hand_over = 0
+    if not take:
+        most = keep if contested else max(TOO_MUCH * keep, keep + it.typical)
+        give = math.floor(free - keep) if free > most else 0
+        if lacking >= 1.0:
+            needed = part if it.starved else min(part, it.rate * HEADROOM * stock + keep)
+            hand_over = _hand_over(it.held - give, needed, lacking)
     ahead = lacking > 0 and it.held > part
     return Plan(
         share=share,
         speed=share * (1.0 if ahead else CATCH_UP),
         usable=usable,
         reserve=reserve,
-        take=max(0, take),
-        give=max(0, give),
+        take=take,
+        give=give,
         hand_over=hand_over,
         available=it.available,
     )
 
 
-def _least(part: float) -> float:
+def _lacking(peers: Sequence[PeerDemand], parts: Sequence[float]) -> float:
+    """The rights that others lack of their parts, of those who want all of theirs."""
+    lacking: float = sum(
+        _whole(part) - peer.held
+        for peer, part in zip(peers, parts, strict=True)
+        if peer.starved and peer.held < SHORT * _whole(part)
+    )
+    return lacking
+
+
+def _usable(it: Situation) -> int:
+    usable = it.held
+    if it.held_by_all > it.holdable:  # the limit has fallen: each uses the same part of what it holds
+        usable = math.floor(it.held * it.holdable / it.held_by_all)
+    if it.span:  # requests may turn out to cost more than anybody had reserved
+        usable = min(usable, math.floor(it.available * STRICTNESS) - it.used_by_others)
+    return max(0, usable)
+
+
+def _take(it: Situation, missing: float, part: float, lacking: float, contested: bool) -> int:
+    take = math.ceil(missing)
+    if (contested or lacking) and part >= 1.0 + it.claim:
+        # no more than its part, and as much as it needs of what nobody lacks
+        take = min(take, max(math.floor(part) - it.held, math.floor(it.left_over - lacking)))
+    if it.span == 0.0:  # nobody holds more places than it has slots
+        take = min(take, math.ceil(it.weight) - it.held)
+    return max(0, take)
+
+
+def _hand_over(held: int, needed: float, lacking: float) -> int:
+    above = held - math.ceil(_whole(needed))
+    return min(above, math.ceil(lacking)) if above > WORTH_IT * held else 0
+
+
+def _whole(part: float) -> float:
     """The rights that a part is worth: whole ones, and one at least."""
     return max(1.0, math.floor(part))
 

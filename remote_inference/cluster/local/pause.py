@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 
+from ...reasons import LimitReason
+
 __all__ = ["RAMP", "RAMP_STEP", "Pause"]
 
 RAMP_STEP = 0.5
@@ -48,14 +50,14 @@ class Pause:
         if now < self.until:
             self._set(now, 0.0)
 
-    def opens_at(self, now: float) -> tuple[float, str]:
-        """When the next request may pass, and why not now: ``paused``, ``ramp`` or nothing."""
+    def opens_at(self, now: float) -> tuple[float, LimitReason | None]:
+        """When the next request may pass, and why not now, if so."""
         if now < self.until:
-            return self.until, "paused"
+            return self.until, LimitReason.PAUSED
         if now >= self.quiet_until:
-            return now, ""
+            return now, None
         at = self.until + RAMP_STEP * math.log2(self.admitted * self.crowd + self.rank + 1)
-        return (at, "ramp") if at > now else (now, "")
+        return (at, LimitReason.RAMP) if at > now else (now, None)
 
     def _set(self, until: float, until_epoch: float, ramp: bool = True) -> None:
         self.until = until

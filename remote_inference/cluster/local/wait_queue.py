@@ -15,6 +15,7 @@ from bisect import bisect_left, insort
 from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
+from ...reasons import LimitReason
 from ...types import Priority
 from ..base import Cost
 
@@ -73,7 +74,9 @@ class Capacity(Protocol[P]):
     def take(self, deployment: QueuedDeployment[P], cost: Cost, now: float, urgent: bool) -> P | None:
         """A permit, if there is one."""
 
-    def due(self, deployment: QueuedDeployment[P], cost: Cost, now: float, urgent: bool) -> tuple[float, str]:
+    def due(
+        self, deployment: QueuedDeployment[P], cost: Cost, now: float, urgent: bool
+    ) -> tuple[float, LimitReason | None]:
         """When there is likely to be one, and what is lacking now."""
 
 

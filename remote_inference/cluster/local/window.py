@@ -7,6 +7,7 @@ from collections import deque
 from dataclasses import dataclass
 
 from ...config import RateLimits
+from ...reasons import LimitReason
 from ..base import Cost
 
 __all__ = ["DIMENSIONS", "Ceilings", "SlidingWindow", "Slot"]
@@ -170,14 +171,16 @@ class SlidingWindow:
         self.slots.clear()
         self.requests = self.tokens = self.input_tokens = self.output_tokens = 0
 
-    def lacking(self, rights: Ceilings, limits: Ceilings, cost: Cost) -> str:
-        """The first dimension in which the rights leave no room for the cost, or ''."""
+    def lacking(self, rights: Ceilings, limits: Ceilings, cost: Cost) -> LimitReason | None:
+        """The first dimension in which the rights leave no room for the cost."""
         return _lacking(
             rights, limits, cost, self.requests, self.tokens, self.input_tokens, self.output_tokens
         )
 
-    def opens_at(self, rights: Ceilings, limits: Ceilings, cost: Cost, now: float) -> tuple[float, str]:
-        """When the cost fits if nothing else comes, and what is lacking now; ``(now, "")`` where it fits.
+    def opens_at(
+        self, rights: Ceilings, limits: Ceilings, cost: Cost, now: float
+    ) -> tuple[float, LimitReason | None]:
+        """When the cost fits if nothing else comes, and what is lacking now; ``(now, None)`` where it fits.
 
         Infinity where it never does: the rights have to grow.
         """
@@ -199,14 +202,14 @@ class SlidingWindow:
 
 def _lacking(
     rights: Ceilings, limits: Ceilings, cost: Cost, requests: int, tokens: int, inputs: int, outputs: int
-) -> str:
+) -> LimitReason | None:
     if min(cost.requests, limits.requests) > rights.requests - requests:
-        return "requests"
+        return LimitReason.REQUESTS
     asked_in, asked_out = cost.input_tokens, cost.output_tokens
     if min(asked_in + asked_out, limits.tokens) > rights.tokens - tokens:
-        return "tokens"
+        return LimitReason.TOKENS
     if min(asked_in, limits.input_tokens) > rights.input_tokens - inputs:
-        return "input_tokens"
+        return LimitReason.INPUT_TOKENS
     if min(asked_out, limits.output_tokens) > rights.output_tokens - outputs:
-        return "output_tokens"
-    return ""
+        return LimitReason.OUTPUT_TOKENS
+    return None

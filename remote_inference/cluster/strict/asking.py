@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import threading
 
+from ...reasons import LimitReason
 from ..base import Cost
 from ..local.window import Ceilings
 from .account import Account
@@ -41,7 +42,7 @@ class AskingThread:
         self.event = threading.Event()
         self.turn = -1  # of the key when it last asked
         self.due = -math.inf  # what it was told then
-        self.code = "queue"
+        self.code: str = LimitReason.QUEUE
 
 
 class AskingKey:

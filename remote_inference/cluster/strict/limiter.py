@@ -20,6 +20,7 @@ from ...clock import Clock
 from ...config import RateLimits
 from ...errors import ConfigurationError, LimitReached
 from ...policy.quota import QuotaReport
+from ...reasons import LimitReason
 from ...types import Priority
 from ..base import Cost, LimitKey
 from ..local.window import DIMENSIONS, Ceilings
@@ -28,12 +29,9 @@ from .asking import FIRST_BACKOFF, AskingDeployment, AskingKey, AskingThread
 from .keeper import Keeper
 from .store import LimitStore, StoreUnavailable
 
-__all__ = ["STORE_UNAVAILABLE", "StrictRateLimiter"]
+__all__ = ["StrictRateLimiter"]
 
 logger = logging.getLogger(__name__)
-
-STORE_UNAVAILABLE = "store_unavailable"
-"""`LimitReached.code` while the store is away, or is told anew what it has lost."""
 
 _SHORTEST_RETRY = 0.1  # seconds, for who is told to come again without having been told when by the store
 _SHORTEST_WAIT = 0.01  # seconds between two questions of one line; what falls due meanwhile is not lost
@@ -165,7 +163,7 @@ class StrictRateLimiter:
                 token.check()
                 due = state.may_ask_at(waiter, now)
                 if due > now:
-                    estimated = waiter.code == "concurrency" or waiter.turn != state.turn
+                    estimated = waiter.code == LimitReason.CONCURRENCY or waiter.turn != state.turn
                     if now >= deadline or (not estimated and deadline < due < math.inf):
                         raise self._refusal(state, waiter, now)
                 else:
@@ -188,7 +186,7 @@ class StrictRateLimiter:
         try:
             away = state.away_until - self._clock.monotonic()
             if away > 0:
-                answer = {"code": STORE_UNAVAILABLE, "wait": away}
+                answer = {"code": LimitReason.STORE_UNAVAILABLE, "wait": away}
             else:
                 answer = state.account.acquire(
                     member.name,
@@ -199,7 +197,7 @@ class StrictRateLimiter:
                 )
                 self._answered(state)
         except StoreUnavailable as exc:
-            answer = {"code": STORE_UNAVAILABLE, "wait": self._unanswered(state, exc)}
+            answer = {"code": LimitReason.STORE_UNAVAILABLE, "wait": self._unanswered(state, exc)}
         finally:
             with self._lock:
                 state.asking = False
@@ -212,7 +210,7 @@ class StrictRateLimiter:
             waiter.code = str(answer["code"])
             waiter.turn = turn
             waiter.due = now + max(float(answer["wait"]), _SHORTEST_WAIT)
-            if waiter.code == "concurrency" and answer.get("own"):
+            if waiter.code == LimitReason.CONCURRENCY and answer.get("own"):
                 member.full_until = waiter.due
                 state.wake()  # others need not wait for it
         return None

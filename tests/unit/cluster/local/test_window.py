@@ -89,7 +89,7 @@ def test_the_window_is_at_most_a_grain_too_long() -> None:
 def test_a_cost_above_the_limit_counts_as_the_limit_but_not_as_the_rights() -> None:
     window, huge = SlidingWindow(), Cost(1_000, 0)
     limits = Ceilings(requests=5, tokens=100)
-    assert window.lacking(limits, limits, huge) == ""
+    assert window.lacking(limits, limits, huge) is None
     assert window.lacking(Ceilings(requests=5, tokens=99), limits, huge) == "tokens"
     assert window.opens_at(Ceilings(requests=5, tokens=99), limits, huge, 7.0) == (math.inf, "tokens")
     window.reserve(0.0, Cost(1, 0))
@@ -105,7 +105,7 @@ def test_input_and_output_are_counted_apart_from_the_sum() -> None:
         (Ceilings(tokens=71), "tokens"),
         (Ceilings(input_tokens=30), "input_tokens"),
         (Ceilings(output_tokens=40), "output_tokens"),
-        (Ceilings(2, 72, 31, 41), ""),
+        (Ceilings(2, 72, 31, 41), None),
     ):
         assert window.lacking(rights, Ceilings(), Cost(1, 1)) == lacking
 
