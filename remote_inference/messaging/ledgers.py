@@ -23,6 +23,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Any, Protocol
 
+from amqp.exceptions import NotFound, ResourceLocked
 from kombu.connection import Connection
 
 from ..clock import Clock, SystemClock
@@ -293,15 +294,21 @@ class _Channel:
             look = self._connection.channel()
             try:
                 look.queue_declare(ledger_queue(subject), passive=True)
-                look.close()
-            except self._connection.channel_errors:
+            except NotFound:
                 return False
+            finally:
+                look.close()  # py-amqp opens it again when the broker has closed it
             self._there.add(subject)
         return True
 
     def _handle(self, subject: str, message: Any) -> None:
         """It is in hand; without a message: it may be begun."""
-        changed = self._reader.read(subject, message.body if message is not None else None)
+        try:
+            changed = self._reader.read(subject, message.body if message is not None else None)
+        except Exception:  # a fault of ours must not look like a broker that is away
+            logger.exception("limits: the ledger %s could not be read", subject)
+            changed = None
+            self._reader.failed(subject)
         if changed:
             self._write(subject, changed, message)
             self._reader.confirmed(subject)
@@ -336,21 +343,24 @@ class _Channel:
 
     def _nothing_there(self, subject: str, *, new: bool) -> None:
         """Begin it, if this process may and no other one does."""
-        if self._reader.may_begin(subject, new) and self._lock_and_begin(subject):
+        if self._reader.may_begin(subject, new) and self._lock_and_begin(subject, new):
             return
         self._pending.discard(subject)
         self._reader.failed(subject)
         if not self._ledgers._stopping:
             self._again[subject] = self._clock.monotonic() + LOOK_AGAIN
 
-    def _lock_and_begin(self, subject: str) -> bool:
+    def _lock_and_begin(self, subject: str, new: bool) -> bool:
         queue = ledger_queue(subject)
         lock = self._connection.channel()
         try:
             lock.queue_declare(f"{queue}.begin", exclusive=True, durable=False, auto_delete=True)
-        except self._connection.channel_errors:
+        except ResourceLocked:
+            lock.close()
             return False
         try:
+            if new and self._exists(subject):
+                return False  # another one has begun it since
             self._channel.queue_declare(
                 queue,
                 durable=True,

@@ -32,8 +32,6 @@ FORMAT = 1
 """Raised when an older reader would misread what a newer one writes; what is only added it ignores, and drops."""
 TICKS = 2
 """A second."""
-PROFILE = 4
-"""Ticks that one figure of a replica's profile covers."""
 
 _LARGEST = 2**53
 _MOST_ENTRIES = 10_000
@@ -61,11 +59,13 @@ class Entry:
         held: rights by dimension.
         spent: by dimension, what of them it had spent when it wrote last: (tick in which they leave the window, how
             many).
+        noted_at: when that was; cluster time.
     """
 
     process: str = ""
     held: dict[str, int] = field(default_factory=dict)
     spent: dict[str, list[tuple[int, int]]] = field(default_factory=dict)
+    noted_at: float = -1e12
 
 
 @dataclass
@@ -169,6 +169,7 @@ class Ledger:
                     entry.process,
                     entry.held,
                     {dimension: _profile(spent) for dimension, spent in entry.spent.items() if spent},
+                    round(entry.noted_at, 3),
                 ]
                 for name, entry in self.entries.items()
             },
@@ -204,11 +205,12 @@ class Ledger:
                     _count(limit), {_tick(tick): _count(amount) for tick, amount in pairs}
                 )
             for name, entry in value["entries"].items():
-                process, held, spent = entry[:3]
+                process, held, spent, noted_at = entry[:4]
                 ledger.entries[_name(name)] = Entry(
                     _name(process, 0),
                     {_name(dimension): _count(amount) for dimension, amount in held.items()},
                     {_name(dimension): _from_profile(figures) for dimension, figures in spent.items()},
+                    _number(noted_at),
                 )
         except (LookupError, TypeError, ArithmeticError, ValueError, AttributeError, RecursionError) as exc:
             raise LedgerError(f"it is malformed: {type(exc).__name__}") from None
@@ -218,20 +220,19 @@ class Ledger:
 
 
 def _profile(spent: list[tuple[int, int]]) -> list[int]:
-    """[first step, how many in it, in the next, …], each of `PROFILE` ticks and as late as its last."""
-    steps: dict[int, int] = {}
+    """[first tick, how many in it, in the next, …]."""
+    ticks: dict[int, int] = {}
     for tick, amount in spent:
-        step = -(-tick // PROFILE)
-        steps[step] = steps.get(step, 0) + amount
-    first = min(steps)
-    return [first, *(steps.get(step, 0) for step in range(first, max(steps) + 1))]
+        ticks[tick] = ticks.get(tick, 0) + amount
+    first = min(ticks)
+    return [first, *(ticks.get(tick, 0) for tick in range(first, max(ticks) + 1))]
 
 
 def _from_profile(figures: Any) -> list[tuple[int, int]]:
     first = _tick(figures[0])
     if len(figures) > 10_000:
         raise LedgerError("a profile is too long")
-    return [((first + step) * PROFILE, _count(amount)) for step, amount in enumerate(figures[1:]) if amount]
+    return [(first + number, _count(amount)) for number, amount in enumerate(figures[1:]) if amount]
 
 
 def digest_of(text: bytes) -> bytes:

@@ -79,6 +79,7 @@ class GossipRateLimiter:
             for other in self._keys.values():
                 if other.name != key and deployment in other.by_deployment:
                     other.by_deployment[deployment].ceilings = Ceilings()
+                    other.by_deployment[deployment].bound = None
                     shared.set_limits(other, now)
             state = shared.state(key)
             ours = state.by_deployment.setdefault(deployment, KeyDeployment(deployment))

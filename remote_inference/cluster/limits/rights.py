@@ -8,10 +8,18 @@
 3. In any window a replica spends at most what it holds: its sliding window has room for those only, and what it has
    spent remains there for a whole window. If it gives rights that are spent, the ledger keeps them, as due, for as long
    as its own window would have.
+   What a request turns out to have cost beyond its estimate is spent, whatever the ledger has left over: it is taken as
+   well, and the ledger is overdrawn until that leaves the window.
 4. An entry is closed only when its replica has stopped: its process has ended, it has said good-bye, or nobody has
    heard it for a lease, before which it stops by itself. What it may have spent is due from then on, for a whole
-   window.
-5. So what was spent in any window, by the living and the dead, is at most what all hold and what is due: the limit.
+   window. Of what it has told that it spent, a right counts as spent then only where it cannot have left the window and
+   been spent again.
+5. A ledger is begun where there is none, by one replica at a time, and takes to be spent what nobody can know not to
+   be. One that was lost is begun anew when whoever held rights by it has told what it holds, or has stopped.
+6. So what was spent in any window, by the living and the dead, is at most what all hold and what is due: the limit.
+
+Requests in flight are another thing: a replica that was cut off for longer than a lease goes on with those that it has
+begun, and its places are given to others meanwhile.
 """
 
 from __future__ import annotations

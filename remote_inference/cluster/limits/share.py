@@ -212,6 +212,7 @@ class Subject:
         "known_version",
         "left",
         "looked_at",
+        "lost",
         "missing_since",
         "refused_format",
         "shares",
@@ -226,6 +227,8 @@ class Subject:
         self.asked = False
         self.looked_at = -math.inf
         self.missing_since = math.inf
+        self.lost = False
+        """Whether the ledger that is read was begun by this replica, and others have spent what nobody has told."""
         self.changing: Change | None = None
         self.cleared: set[str] = set()
         """The dead of which nothing stands in the ledger any more."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
 
 from ...clock import Clock
 from ..base import LimitKey
@@ -25,9 +24,6 @@ LOOK = 1.0
 """Seconds between two looks at limits that are learned."""
 SWEEP = 10.0
 """Seconds between two looks for what was spent too long ago to matter."""
-
-_ROUNDS = 2
-"""Of gossip: for so long a replica has rights in hand."""
 
 
 class SharedLimits(StateListener):
@@ -96,7 +92,7 @@ class SharedLimits(StateListener):
     def rejoined(self, before: str) -> None:
         with self.lock:
             now = self._clock.monotonic()
-            for state in self.keys.values():
+            for state in self.keys.values() if before != self._replica.id else ():
                 state.window.clear()
                 state.untold.clear()
             for digest, (_, subject) in self._subjects.items():
@@ -243,10 +239,6 @@ class SharedLimits(StateListener):
         state.refresh(now)
         if state.queue.waiting:
             state.queue.hand_out(now)
-
-    def attach_ledgers(self, ask: Callable[[str], None]) -> None:
-        """From now on there are ledgers to be asked for, by the digest of what they are about."""
-        self.transfers.ask = ask
 
     def __repr__(self) -> str:
         return f"SharedLimits({len(self.keys)} keys)"

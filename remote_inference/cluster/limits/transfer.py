@@ -151,7 +151,7 @@ class Transfers:
     def _to_close(self, subject: Subject, now: float) -> bool:
         """Whether this replica should see to it that an entry is closed: one does so for all."""
         replica = self._replica
-        if subject.sight is None or not replica.may_reclaim(now) or not replica.is_first(now):
+        if subject.sight is None or not replica.may_reclaim(now) or not self._is_first(subject, now):
             return False
         holders = subject.sight.holders.union(*(share.peers for share in subject.shares.values()))
         return (
@@ -164,6 +164,10 @@ class Transfers:
             )
             or now >= subject.looked_at + AUDIT
         )
+
+    def _is_first(self, subject: Subject, now: float) -> bool:
+        """Whether this replica has been here for longest of those that know the subject: others cannot act for it."""
+        return self._replica.is_first(set().union(*(share.peers for share in subject.shares.values())), now)
 
     def close_dead(self, now: float) -> None:
         """A replica has died, perhaps: what it held should not lie idle."""
@@ -187,7 +191,7 @@ class Transfers:
             replica, now = self._replica, self._clock.monotonic()
             subject.missing_since = min(subject.missing_since, now)
             subject.looked_at = now
-            if not replica.may_reclaim(now) or not replica.is_first(now) or replica.refused_version:
+            if not replica.may_reclaim(now) or not self._is_first(subject, now) or replica.refused_version:
                 return False
             if new and subject.known_version == 0:
                 return True
@@ -215,13 +219,14 @@ class Transfers:
             subject.asked = False
             subject.looked_at = now
             ledger = self._decoded(subject, body, now)
-            if ledger is None:
-                return None
+            if ledger is None or isinstance(ledger, bytes):
+                return ledger
             known = subject.known_created
             if ledger.created < known - SAME and known <= self._replica.time.at(now) + SAME:
                 logger.warning("limits: a ledger came back after another one was begun, and was thrown away")
                 return DISCARD
-            subject.known_created = ledger.created
+            if body is not None:
+                subject.known_created, subject.known_version = ledger.created, ledger.version
             change = self._change(state, subject, ledger, now)
             if subject.given_up:
                 return None
@@ -230,7 +235,6 @@ class Transfers:
                 ledger.version += 1
                 ledger.stamp = self._replica.time.stamp(self._clock.time(), now)
                 written_at = now
-            subject.known_version = ledger.version
             subject.sight = Sight(ledger, written_at)
             subject.changing = change
             self._plan_all(state, subject, now)
@@ -249,6 +253,8 @@ class Transfers:
                 return
             state, subject = found
             subject.changing = None
+            subject.known_created = max(subject.known_created, change.ledger.created)
+            subject.known_version = max(subject.known_version, change.ledger.version)
             if change.leaves:
                 subject.left = True
             for share in subject.shares.values():
@@ -266,6 +272,8 @@ class Transfers:
             state, subject = found
             change, subject.changing = subject.changing, None
             subject.asked = False
+            if self._leaving and not subject.left and self.ask is not None:
+                self.ask(digest)
             if change is None:
                 return
             for share in subject.shares.values():
@@ -282,7 +290,7 @@ class Transfers:
             return [
                 digest
                 for digest, (_, subject) in self._subjects.items()
-                if any(share.rights.held for share in subject.shares.values())
+                if subject.sight is not None or subject.changing is not None or subject.asked
             ]
 
     def has_left(self, digest: str) -> bool:
@@ -302,7 +310,7 @@ class Transfers:
 
     # -- what it changes; with both locks held
 
-    def _decoded(self, subject: Subject, body: bytes | str | None, now: float) -> Ledger | None:
+    def _decoded(self, subject: Subject, body: bytes | str | None, now: float) -> Ledger | bytes | None:
         replica = self._replica
         if body is not None:
             try:
@@ -317,18 +325,19 @@ class Transfers:
                     )
                 return None
             except LedgerError as exc:
-                logger.error("limits: a ledger was thrown away and is begun anew: %s", exc)
-                return self._begin(subject, now)
+                logger.error("limits: a message in place of a ledger is thrown away: %s", exc)
+                return DISCARD
             replica.time.read(ledger.stamp, self._clock.time(), now)
             for name in ledger.entries:
                 replica.share_time_with(name, now)
-            trusts = replica.trusts_since
-            if trusts > -math.inf and ledger.created < replica.time.at(trusts):
-                return self._begin(
-                    subject, now
-                )  # processes of an older format have spent what it does not know
+            heard = replica.older_format_until - LEASE
+            if heard > -math.inf and ledger.created < replica.time.at(heard) - SAME:
+                # Processes of an older format have spent what it does not know. They were heard at the same moment by
+                # all, and no ledger is begun before they have been silent for a lease.
+                return self._begin(subject, now) if not replica.refused_version else None
             subject.refused_format = 0
             subject.missing_since = math.inf
+            subject.lost = False
             return ledger
         return self._begin(subject, now)
 
@@ -337,6 +346,8 @@ class Transfers:
         replica = self._replica
         replica.time.begin(self._clock.time(), now)
         self.counters["begun"] += 1
+        unknown_until = max(replica.older_format_until, now if subject.known_version else -math.inf)
+        subject.lost = now < unknown_until + self._span
         subject.missing_since = math.inf
         ledger = Ledger(
             created=replica.time.at(now),
@@ -402,6 +413,7 @@ class Transfers:
             if fresh:
                 del ledger.entries[me]
             return None
+        entry.noted_at = time
         for name, share in limited.items():
             if share.span:
                 entry.spent[name] = [
@@ -426,21 +438,31 @@ class Transfers:
                 if known:
                     entry = ledger.entries.setdefault(other, Entry(replica.process_of(other)))
                     entry.held[name] = max(entry.held.get(name, 0), known)
-        ledger.open(name, limit, self._assumed(state, share, limit - ledger.held(name), now))
+        rest = limit - ledger.held(name)
+        ledger.open(name, limit, self._assumed(state, share, rest, now, lost=subject.lost))
         return True
 
-    def _assumed(self, state: KeyState, share: Share, rest: int, now: float) -> list[tuple[float, int]]:
+    def _assumed(
+        self, state: KeyState, share: Share, rest: int, now: float, *, lost: bool
+    ) -> list[tuple[float, int]]:
         """When it comes free what nobody can know not to be spent: evenly, as a limit does that is used up.
 
         Whoever allows larger bursts allows them here as well.
         """
-        counted = max(share.since, self._replica.life.hears_since)
-        if not share.span or rest <= 0 or counted <= now - self._span or share.bucket is None:
+        time = self._replica.time
+        if not share.span or rest <= 0:
+            return []
+        counted = max(share.since, self._replica.life.hears_since, self._replica.older_format_until)
+        if lost:
+            counted = now  # with it went what the dead have spent
+            if share.bucket is None:
+                return [(time.at(now + self._span), rest)]
+        if counted <= now - self._span or share.bucket is None:
             return []
         burst = min(deployment.burst for deployment in state.by_deployment.values())
-        part = (self._window - burst) / (self._window - 1.0) if burst > 1.0 else 1.0
+        part = (self._window - burst) / (self._window - 1.0) if burst > 1.0 and not lost else 1.0
         assumed = round(rest * part)
-        begin, ticks = self._replica.time.at(min(now, counted + LATE_START)), math.ceil(self._window * TICKS)
+        begin, ticks = time.at(min(now, counted + LATE_START)), math.ceil(self._window * TICKS)
         return [
             (begin + tick / TICKS, assumed * (tick + 1) // ticks - assumed * tick // ticks)
             for tick in range(1, ticks)
@@ -457,19 +479,21 @@ class Transfers:
                 continue  # it may not know yet what time it is among the others
             stopped = replica.ended(name)
             if stopped is None:
-                if replica.live(name, now) or not (replica.may_reclaim(now) and replica.is_first(now)):
+                if replica.live(name, now) or not (replica.may_reclaim(now) and self._is_first(subject, now)):
                     continue
                 stopped = min(now, replica.silent_since(name) + LEASE)
             due = {
                 dimension: due_of(
                     held,
-                    entry.spent.get(dimension, []),
-                    [
+                    noted=entry.spent.get(dimension, []),
+                    noted_at=entry.noted_at,
+                    told=[
                         (replica.time.at(leaves), amount)
                         for leaves, amount in state.spend.leaving(name, dimension, now)
                     ],
-                    replica.time.at(stopped + self._span),
-                    replica.time.at(now),
+                    span=self._span,
+                    last=replica.time.at(stopped + self._span),
+                    now=replica.time.at(now),
                 )
                 for dimension, held in entry.held.items()
                 if dimension in DIMENSIONS
@@ -487,9 +511,7 @@ class Transfers:
         me, name, rights = self._replica.id, share.dimension, share.rights
         used = state.used(subject, name)
         forced = max(0, used - rights.held)  # it is spent, whatever the ledger says
-        if forced:
-            ledger.take(me, name, forced)
-            rights.held += forced
+        ledger.take(me, name, forced)
         live = [other for other in self._replica.members(now) if other != me]
         it = self._decide(
             state,
@@ -513,7 +535,7 @@ class Transfers:
         if give:
             time = self._replica.time
             ledger.give(me, name, give, [(time.at(leaves), amount) for leaves, amount in handed])
-        rights.begin(take=take, give=give)
+        rights.begin(take=forced + take, give=give)
         return bool(forced or take or give)
 
     def _give_all(self, state: KeyState, share: Share, ledger: Ledger, now: float) -> None:

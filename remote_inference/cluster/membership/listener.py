@@ -31,4 +31,7 @@ class StateListener:
         """A dead replica's entries are dropped."""
 
     def rejoined(self, before: str) -> None:
-        """This replica has a new id and holds nothing: what ``before`` held was given up, and is a dead replica's."""
+        """This replica holds nothing, and has a new id: what ``before`` held was given up, and is a dead replica's.
+
+        If ``before`` is its id still, it was alone until now, and has spent what nobody else knows of.
+        """

@@ -3,9 +3,10 @@
 ``v`` version, ``k`` kind, ``i`` the speaker's id, ``m`` and ``w`` its monotonic and wall clock, ``s`` 1 while it only
 listens, ``t`` its weight, ``r`` its rank, ``n`` its name for people, ``d`` those of whom it knows, with the
 seconds since they were heard, ``q`` those of whom it has to hear, ``c`` the cluster's time as it knows it, ``p`` what
-shows on its host whether its process lives, ``x`` those whose processes have ended for certain, ``o`` those whose last
-words it tells: [offset of their clock to the speaker's, seconds since they were heard, 1 if they have ended, their
-rank, 1 if they only listened, their weight], ``e`` the entries (`crdt`). What is added an older reader ignores.
+shows on its host whether its process lives, ``y`` seconds for which it still refuses to send beside an older format,
+``x`` those whose processes have ended for certain, ``o`` those whose last words it tells: [offset of their clock to the
+speaker's, seconds since they were heard, 1 if they have ended, their rank, 1 if they only listened, their weight],
+``e`` the entries (`crdt`). What is added an older reader ignores.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 from typing import Any
+
+from .lifecycle import LEASE
 
 __all__ = [
     "ARCHIVE",
@@ -85,6 +88,8 @@ def decode(body: bytes | str) -> tuple[dict[str, Any], Any, dict[str, Any]]:
     )
     if "c" in head and not _number(head["c"]):
         del head["c"]
+    if "y" in head and not (_number(head["y"]) and 0 <= head["y"] <= LEASE):
+        del head["y"]
     if "p" in head and not (type(head["p"]) is str and len(head["p"]) <= 100):
         del head["p"]
     dead, wanted, others = head.get("d"), head.get("q"), head.get("o")

@@ -49,6 +49,7 @@ class PeerState:
         "process",
         "rank",
         "skew",
+        "watched",
         "weight",
     )
 
@@ -70,6 +71,8 @@ class PeerState:
         """When it was known for certain to do no more: it said good-bye, or its process has ended."""
         self.process = ""
         """What shows on its host whether it still lives."""
+        self.watched = False
+        """Whether it was asked for that its process be watched."""
         self.skew = 0.0
         self.offset = math.inf
         """What to add to its monotonic times; infinite before the first was heard."""

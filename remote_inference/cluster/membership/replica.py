@@ -16,7 +16,7 @@ import logging
 import math
 import random
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from ...clock import Clock
@@ -26,7 +26,7 @@ from .congestion import Congestion
 from .lifecycle import GUARD, LEASE, Lifecycle, Stage
 from .listener import StateListener
 from .message import ARCHIVE, BYE, DELTA, FULL, HELLO, VERSION, Foreign, Incompatible, decode, encode
-from .peers import MEMORY, Peers
+from .peers import MEMORY, Peers, PeerState
 from .schedule import PERIOD, URGENT_GAP, Schedule
 from .skew import Skew
 
@@ -96,7 +96,7 @@ class Replica:
         self._next = Schedule(period, self._rng, self.congestion)
         self._rejoined = (-math.inf, 0)  # when last, and how often in a row
         self._quiet_until = self._next_look = -math.inf
-        self._settled = False
+        self._settled = self._reached = False
         self._told = (1, 0)  # what it said of itself last
         self._acted = False
         self._members: tuple[float, list[str]] = (-math.inf, [])  # as of when
@@ -148,8 +148,9 @@ class Replica:
         peer = self._peers.get(replica)
         if peer is None:
             peer = self._peers.add(replica, now)
+        if not peer.process:
             peer.process = process
-        self._watch(peer.process or process)
+        self._watch(peer)
 
     def ended(self, replica: str) -> float | None:
         """When a replica has stopped for certain, as its process ended or it said so; None where it only is silent."""
@@ -200,18 +201,16 @@ class Replica:
         peer = self._peers.get(replica)
         return peer is not None and (peer.rank, replica) < (self.rank, self.id)
 
-    def is_first(self, now: float) -> bool:
-        """Whether this replica has been here for longest: it does what one has to do for all."""
+    def is_first(self, among: Iterable[str], now: float) -> bool:
+        """Whether this replica has been here for longer than those others: it does what one has to do for all."""
         return not any(
-            self.outranked_by(name) and not self.joining(name)
-            for name in self._peers.current
-            if self.live(name, now)
+            self.outranked_by(name) and not self.joining(name) for name in among if self.live(name, now)
         )
 
     def may_reclaim(self, now: float) -> bool:
         """Whether its word counts on what a silent replica held: it hears itself, and has listened for long enough."""
         life = self.life
-        return life.alone or (life.stage(now) is Stage.ACTIVE and life.connected(now))
+        return life.alone or (self._settled and life.stage(now) is Stage.ACTIVE and life.connected(now))
 
     def joining(self, replica: str) -> bool:
         """Whether it only listens as yet."""
@@ -229,10 +228,10 @@ class Replica:
     @property
     def refused_version(self) -> int:
         """The format of older processes that were heard lately, beside which this one does nothing; 0: of none."""
-        return self._older_version if self._clock.monotonic() < self._refuses_until else 0
+        return (self._older_version or VERSION - 1) if self._clock.monotonic() < self._refuses_until else 0
 
     @property
-    def trusts_since(self) -> float:
+    def older_format_until(self) -> float:
         """Until then processes of an older format may have spent what no ledger tells of; monotonic."""
         return self._refuses_until
 
@@ -279,7 +278,7 @@ class Replica:
         """Messages of others arrive from now on."""
         with self.lock:
             now = self._clock.monotonic()
-            self._online = True
+            self._online = self._reached = True
             self.life.hears_since = now
             self._next.begin(now)
             fresh = self.life.waiting and self._started_at < math.inf
@@ -348,7 +347,8 @@ class Replica:
         with self.lock:
             now = self._clock.monotonic()
             life = self.life
-            if life.waiting and now - self._started_at >= UNREACHED and not self._online:
+            never_reached = life.echo == -math.inf and not self._reached
+            if life.waiting and never_reached and now - self._started_at >= UNREACHED and not self._online:
                 self._go_alone()
             if self._online:
                 if now >= self._next_look or now >= life.listening_until > self._next_look - LOOK:
@@ -426,6 +426,8 @@ class Replica:
             "r": rank,
             **more,
         }
+        if now < self._refuses_until:
+            head["y"] = round(self._refuses_until - now, 2)
         if self.time.known:
             head["c"] = math.floor(self.time.at(now) * 1e4) / 1e4
         if kind in (HELLO, FULL):
@@ -463,6 +465,9 @@ class Replica:
     def _join(self, now: float) -> None:
         """Begin (again) as a newcomer who owns nothing."""
         life = self.life
+        if life.alone and self._acted:
+            self._find_company(now)
+            return
         if self._acted:
             self._before_send(now)
             self.state.delta()
@@ -493,6 +498,15 @@ class Replica:
         for listener in self._listeners:
             listener.rejoined(before)
         self._next.greet(now + wait)
+
+    def _find_company(self, now: float) -> None:
+        """The broker is there, of which this replica had to do without: what it has spent is still its own."""
+        self._acted = self._settled = False
+        self.life.wait()
+        self.life.hears_since = self._started_at = now
+        for listener in self._listeners:
+            listener.rejoined(self.id)
+        self._next.greet(now)
 
     def _back_off(self, now: float) -> float:
         """Seconds until it joins anew: longer each time, for where many cannot keep up, their joining is why."""
@@ -564,8 +578,9 @@ class Replica:
         else:
             was_joining = peer.joining
         peer.hear(head, now, self._clock.time())
-        if "p" in head:
-            self._watch(peer.process)
+        self._watch(peer)
+        if "y" in head:  # it has heard an older format, of which this replica may know nothing
+            self._refuses_until = max(self._refuses_until, now + head["y"])
         said = head["m"] + peer.offset
         self.congestion.heard(now - said)
         told = self._peers.hear_of(others, peer, said, self.id) if others else ()
@@ -591,9 +606,11 @@ class Replica:
         self._peers.give_up(name, now)
         return True
 
-    def _watch(self, process: str) -> None:
-        if process and process != self.process and self.on_process is not None:
-            self.on_process(process)
+    def _watch(self, peer: PeerState) -> None:
+        if peer.process and not peer.watched and self.on_process is not None:
+            peer.watched = True
+            if peer.process != self.process:
+                self.on_process(peer.process)
 
     def _greeted(self, asked: set[str], joining: bool, now: float) -> None:
         """Somebody asks: for all, as a newcomer, or for what those have said."""

@@ -8,12 +8,13 @@ import random
 from typing import Any
 
 import pytest
-from gossip_world import KEY, Process, World, most_within, per_minute
+from gossip_world import EPOCH, KEY, ONE, Process, World, most_within, per_minute
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from remote_inference.cluster import Cost
+from remote_inference.cluster import Cost, LimitKey
 from remote_inference.cluster.crdt.bounds import LARGEST
+from remote_inference.cluster.membership import message
 from remote_inference.cluster.membership.message import decode, encode
 from remote_inference.config import RateLimits
 from remote_inference.policy.quota import Quota, QuotaReport
@@ -550,3 +551,87 @@ def test_who_wants_the_same_gets_the_same(seed: int) -> None:
     ]
     assert sum(spent) > 0.95 * 3_000
     assert min(spent) > 0.7 * max(spent)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_one_that_serves_another_key_keeps_nobody_waiting(seed: int) -> None:
+    """It has been here for longer, but cannot begin a ledger of which it knows nothing, nor close an entry there."""
+    world = World(seed)
+    elder = world.start()
+    elder.limiter.configure(LimitKey("openai", "env:KEY", "other"), per_minute(600), deployment="x")
+    world.run(5.0)
+    one, other = (world.start(per_minute(600), demand=4.0) for _ in range(2))
+    world.run(30.0)
+    assert world.used(0.0, world.now) >= 0.8 * 28 * 8
+    one.kill()
+    other.demand = 0.0
+    world.run(80.0)
+    assert world.usable() == 600
+
+
+@pytest.mark.parametrize("how", ["its word is lost", "it is cut off", "nobody sees it"])
+@pytest.mark.parametrize("seed", range(1, 4))
+def test_what_it_has_handed_over_hides_nothing_that_a_dead_one_spent_unheard(how: str, seed: int) -> None:
+    """It had used all of the limit, a newcomer has its part now, and it went on unheard for a while."""
+    world = World(seed)
+    limits = per_minute(600, burst=10.0)
+    old = world.start(limits, host="one")
+    world.run(70.0)
+    old.demand = 200.0
+    world.run(58.0)
+    world.start(limits, host="two" if how == "nobody sees it" else "one", demand=200.0)
+    world.run(1.5 + seed * 0.7)
+    if how == "its word is lost":
+        old.replica.send = lambda body: None
+    else:
+        old.cut = True
+    world.run(12.0)
+    old.kill()
+    world.run(100.0)
+    assert world.most() <= 600
+
+
+@pytest.mark.parametrize("burst", [1.0, 10.0, 60.0])
+def test_what_older_processes_have_spent_is_not_free_when_they_have_ended(
+    burst: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = World(1)
+    new = world.start(per_minute(120, burst=burst), demand=20.0)
+
+    def old() -> None:
+        monkeypatch.setattr(message, "VERSION", 1)
+        head = {"k": "f", "i": "old", "m": world.now, "w": EPOCH, "s": 0, "t": 1.0, "r": 0}
+        body = encode(head, [])
+        monkeypatch.undo()
+        if world.now > 40.0:
+            world.spent.extend([(world.now, ONE)] * 2)
+        new.hear(body)
+        if world.now < 99.0:
+            world.after(1.0, old)
+
+    world.after(0.05, old)
+    world.run(98.0)
+    assert world.used(0.0, 98.0) == len([at for at, _ in world.spent if at > 40.0])
+    world.run(150.0)
+    assert world.most() <= 120
+    assert world.used(115.0, 240.0) >= 120
+
+
+@pytest.mark.parametrize("burst", [1.0, 60.0])
+def test_what_was_spent_alone_counts_when_the_others_are_there(burst: float) -> None:
+    world = World(1)
+    limits = per_minute(120, burst=burst)
+    before = world.start(limits, host="one")
+    world.run(70.0)
+    before.leave()
+    world.run(70.0)
+    alone = world.start(limits, host="one")
+    alone._connected, alone.desk.reachable = True, False  # the broker does not come
+    world.run(60.0)
+    assert alone.replica.alone
+    alone.demand = 200.0
+    world.run(4.0)
+    alone._connected = False
+    alone.connect()
+    world.run(60.0)
+    assert world.most() <= 120

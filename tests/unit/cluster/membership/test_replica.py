@@ -211,7 +211,10 @@ class TestJoining:
         assert not newcomer.replica.may_reclaim(newcomer.clock.monotonic())
         world.run(8.0)
         assert newcomer.replica.may_reclaim(newcomer.clock.monotonic())
-        assert [p.replica.is_first(p.clock.monotonic()) for p in world.live].count(True) == 1
+        assert [
+            p.replica.is_first(p.replica.members(p.clock.monotonic()), p.clock.monotonic())
+            for p in world.live
+        ].count(True) == 1
         assert all(newcomer.replica.outranked_by(name) for name in ids)  # whatever its own id is
 
     def test_a_newcomer_hears_of_the_dead(self) -> None:
@@ -699,7 +702,7 @@ class TestVersions:
         assert may_act(one)
         assert one.replica.refused_version == 0
         assert "refuses_beside_format" not in one.replica.status()
-        assert one.replica.trusts_since == last + LEASE
+        assert one.replica.older_format_until == last + LEASE
         world.run(COMPLAIN)
         one.hear(older)
         assert len(caplog.records) == 2
