@@ -278,3 +278,51 @@ def test_a_code_that_repeats_the_key_is_left_out() -> None:
         400, {"code": "sk-abc", "param": "x-sk-abc", "type": "sk-abc"}, secret=Secret("sk-abc")
     )
     assert "sk-abc" not in repr(error.args)
+
+
+EARLY = {
+    "beside every piece": [said({"content": "The "}, "stop"), said({"content": "sky "}, "stop")],
+    "beside the reasoning": [said({"reasoning_content": "hmm"}, "stop")],
+    "after reasoning alone": [said({"reasoning_content": "hmm"}), said({}, "stop")],
+    "beside the role and a usage": [
+        said({"role": "assistant", "content": ""}, "stop", usage={"prompt_tokens": 3, "completion_tokens": 1})
+    ],
+    "beside one piece": [said({"content": " "}, "stop")],
+    "before the text and after it": [said({"content": ""}, "stop"), said({"content": "h"}), said({}, "stop")],
+    "after a late piece, with a usage": [
+        said({"content": "h"}, "stop"),
+        said({"content": "i"}, "stop"),
+        said({}, usage={"prompt_tokens": 3, "completion_tokens": 1}),
+    ],
+    "half a character": [said({"content": "\ud83d"}, "stop")],
+}
+
+
+@pytest.mark.parametrize("events", EARLY.values(), ids=EARLY)
+def test_a_finish_that_may_come_with_every_chunk_completes_nothing(events: list[Any]) -> None:
+    """Should the connection break now, the rest of the answer is missing."""
+    _, reader = read(*events)
+    assert not reader.complete
+    assert not reader.done
+
+
+IN_TIME = {
+    "alone, after the text": [said({"content": "hi"}), said({}, "stop")],
+    "beside the last text, then a usage": [
+        said({"content": "hi"}, "stop"),
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}},
+    ],
+    "beside the last text, then an empty delta": [said({"content": "hi"}, "stop"), said({"content": ""})],
+    "too long to answer": [said({"reasoning_content": "hmm"}), said({}, "length")],
+    "nothing to say, and its tokens after that": [
+        said({"role": "assistant", "content": ""}),
+        said({}, "stop"),
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}},
+    ],
+}
+
+
+@pytest.mark.parametrize("events", IN_TIME.values(), ids=IN_TIME)
+def test_a_finish_after_the_output_completes_the_answer(events: list[Any]) -> None:
+    _, reader = read(*events)
+    assert reader.complete
