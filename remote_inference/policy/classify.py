@@ -61,6 +61,7 @@ _MEANINGS: Mapping[Meaning, frozenset[str]] = {
         """
         api_key_invalid api_key_expired api_key_service_blocked api_key_not_found apikeymissing authfailure
         authenticationerror authentication_failed access_token_expired expired_api_key expired_token
+        expiredtokenexception
         incorrect_api_key invalid_api_key invalid_apikey invalidapikey invalid_authentication
         invalid_authentication_error invalid_authorization invalid_key invalid_token invalidtoken
         incorrect_api_key_provided key_expired key_not_found missing_api_key no_api_key token_expired

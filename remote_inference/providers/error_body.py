@@ -23,6 +23,7 @@ from .error_words import meaning_of, wait_in
 __all__ = ["error_in", "error_of_answer", "error_of_object"]
 
 _DEEPEST = 8
+_GATEWAYS = frozenset({400, 500, 502, 503})
 _NO_WAIT = 1e9  # seconds: a time since the epoch, where nobody says what time it is
 _CODES = ("code", "error_code", "errorCode", "err_code", "errcode", "status_code", "Code")
 _KINDS = ("type", "error_type", "__type")
@@ -77,6 +78,9 @@ def error_in(event: Mapping[str, Any]) -> Any:
             return event if found is True else found
     if event.get("object") == "error" or event.get("type") == "error" or event.get("event") == "error":
         return event
+    response = event.get("Response")  # Tencent
+    if isinstance(response, Mapping) and isinstance(response.get("Error"), Mapping):
+        return response["Error"]
     base = event.get("base_resp")  # MiniMax
     if isinstance(base, Mapping) and _is_wrong(base.get("status_code")):
         return base
@@ -130,6 +134,8 @@ def error_of_object(
     if status < 400 and number:
         # A status in the code's place: it counts where HTTP's own says nothing, and is no word.
         status = number
+    if status in _GATEWAYS and "429" in map(str, said.codes):
+        status = 429  # of the provider behind a gateway, which tells its own
     words = [str(code) for code in said.codes if not _STATUS.fullmatch(str(code))]
     if secret is not None and secret.reveal():
         key = secret.reveal()
@@ -238,7 +244,8 @@ def _gather(error: Any, said: _Said) -> None:
             said.wait = said.wait or str(delay)
     if isinstance(error.get("headers"), Mapping):
         said.headers |= {str(name): str(value) for name, value in error["headers"].items()}
-    for violation in error.get("violations") or ():
+    violations = error.get("violations")
+    for violation in violations if isinstance(violations, list) else ():
         if isinstance(violation, Mapping):
             text = f"{violation.get('quotaId')} {violation.get('quotaMetric')}"
             said.per_minute = said.per_minute or bool(_GOOGLE_QUOTA.search(text))

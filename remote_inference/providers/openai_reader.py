@@ -124,7 +124,7 @@ class ChatReader(AnswerReader):
 
     def _choice(self, event: dict[str, Any], choice: dict[str, Any], holder: Any) -> TokenChunk | None:
         """A piece of our choice, with all that may stand beside it. ``holder`` has the output."""
-        error = choice.get("error")
+        error = choice.get("error") or (isinstance(holder, dict) and holder.get("error"))
         if error:
             self._take_usages(event, choice)
             raise error_of_object(200, error, secret=self._secret)
