@@ -270,7 +270,11 @@ class ChatReader(AnswerReader):
             other.text_delta + rest.get("text", ""),
             other.reasoning_delta + rest.get("reasoning", ""),
             other.refusal_delta + rest.get("refusal", ""),
-            (*other.tool_calls, *_rest_of_calls(rest), *self._calls.ids_for_the_rest(self._answer_id)),
+            (
+                *other.tool_calls,
+                *_rest_of_calls(rest),
+                *self._calls.rest(self._answer_id, cut_short=end is FinishReason.LENGTH),
+            ),
             finish_reason=end,
             usage=self.usage,
         )
@@ -304,7 +308,7 @@ class ChatReader(AnswerReader):
                 self._answer_id = hashlib.blake2b(
                     answer_id.encode(errors="replace"), digest_size=4
                 ).hexdigest()
-        if text or reasoning or refusal or pieces:
+        if text or reasoning or refusal or calls or function:
             return self._said(TokenChunk(text, reasoning, refusal, pieces))
         if self._halves.held:
             return self._said(TokenChunk())  # half a character
