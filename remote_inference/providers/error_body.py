@@ -37,6 +37,8 @@ _INSIDE = (
     "response", "err", "Error", "cause", "body", "provider_error", "x_groq",
 )  # fmt: skip
 _STATUS = re.compile("[1-5][0-9][0-9]")
+# In a type's name, and at the end of a word: no "failover".
+_FAILURE = re.compile(r"(error|exception|fail|failed|failure)s?(?![a-z])", re.IGNORECASE)
 # A code that says that nothing is wrong.
 _FINE = frozenset({"", "0", "200", "ok", "success", "none", "null", "false"})
 # Words for money and for a limit by the minute alike: a time that is named decides.
@@ -66,11 +68,16 @@ def error_of_answer(
     return error.advised(should_retry=parse_should_retry(headers), told_wait=error.told_wait)
 
 
-def error_in(event: Mapping[str, Any]) -> Any:
+def error_in(event: Mapping[str, Any], *, guess: bool = True, first: bool = True) -> Any:
     """The error in what should be an answer or a piece of one; None where there is none.
 
     Besides ``error`` objects: older vLLM's ``object``, flat ones (a code or an error's type beside a message), lists
     of errors, and those of gateways that put their own status beside the answer.
+
+    Args:
+        event: which has come.
+        guess: whether flat ones are looked for; a vendor's events of other kinds have messages too.
+        first: nothing has come before it. Later on, details are no error.
     """
     for name in ("error", "errors", "Error"):
         found = event.get(name)
@@ -84,15 +91,18 @@ def error_in(event: Mapping[str, Any]) -> Any:
     base = event.get("base_resp")  # MiniMax
     if isinstance(base, Mapping) and _is_wrong(base.get("status_code")):
         return base
-    if event.get("choices"):
+    if event.get("choices") or not guess:
         return None
     kind = event.get("type", event.get("error_type", event.get("status")))
-    flat = isinstance(kind, str) and bool(re.search(r"error|exception|fail", kind, re.IGNORECASE))
-    code = next((event[name] for name in _CODES if name in event), None)
+    flat = isinstance(kind, str) and bool(_FAILURE.search(kind))
+    code: Any
+    name, code = next(((name, event[name]) for name in _CODES if name in event), ("", None))
+    if str(code).isdecimal() and int(code) < 400 and not name.startswith("err"):
+        code = None  # "processing", a stage's number; under a name of errors (Baidu) it is one's
     sentence = any(isinstance(event.get(name), str) and event.get(name) for name in _SENTENCES)
     if sentence and (flat or (_is_wrong(code) and isinstance(code, (str, int)))):
         return event
-    if isinstance(event.get("detail"), (str, list)) and event.get("detail") and len(event) <= 3:
+    if first and isinstance(event.get("detail"), (str, list)) and event.get("detail") and len(event) <= 3:
         return event  # FastAPI
     return None
 

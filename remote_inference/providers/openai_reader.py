@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -25,7 +26,7 @@ from .usage import UsageCount
 __all__ = ["ChatReader"]
 
 # Without the two searches for white space that json.loads makes around each object.
-_raw_decode = json.JSONDecoder().raw_decode
+_raw_decode = json.JSONDecoder(strict=False).raw_decode  # a raw tab in a string is one
 
 _MOST_OTHERS = 10_000
 _USAGES = ("usage", "usageMetadata", "usage_metadata", "token_usage")
@@ -36,6 +37,7 @@ _NOTHING = frozenset(
     {"", "ping", "pong", "[ping]", "heartbeat", "keep-alive", "keepalive", "null", "{}", "[]", '""', "ok"}
 )
 _DONE = frozenset({"[done]", "done", '"[done]"', "'[done]'", "<done>", "[done]."})
+_ENDING = frozenset({"message", "done", "end"})  # kinds of events whose word that it is done is the answer's
 # Around the answer, in gateways and in servers' own formats.
 _WRAPPERS = ("data", "result", "response", "output", "body", "completion", "chunk")
 
@@ -66,6 +68,7 @@ class ChatReader(AnswerReader):
         self._answered = False  # text, a refusal or a call has come
         self._reasoned = False
         self._closed = False  # a finish has come, and no output since
+        self._begun = False  # an object has come
         self._late = False  # output has followed a finish: this server's finishes prove nothing
         self._beside = False  # the last finish stood beside output, as it may do in every chunk
         self._by_message = False  # the output came as messages, which may be of all so far
@@ -144,7 +147,8 @@ class ChatReader(AnswerReader):
             inner = next((event[name] for name in _WRAPPERS if _is_answer(event.get(name))), None)
             if inner is not None:
                 return self._odd(kind, inner)
-        error = error_in(event)
+        error = error_in(event, guess=kind == "message", first=not (self._begun or self._spoke))
+        self._begun = True
         if error is None and kind == "error":
             error = event
         if error is not None:
@@ -152,6 +156,7 @@ class ChatReader(AnswerReader):
             raise error_of_object(200, error, secret=self._secret)
         if choices is not None and not isinstance(choices, list):
             raise InvalidResponse("no_choices")
+        choices = choices and [choice for choice in choices if choice is not None]
         if choices and not all(isinstance(choice, dict) for choice in choices):
             raise InvalidResponse("no_choices")
         ours = [choice for choice in choices or () if _is_ours(choice)]
@@ -162,7 +167,7 @@ class ChatReader(AnswerReader):
             if choices and not self._spoke and len(self._others) < _MOST_OTHERS:
                 self._others.append(choices[0])
             return None
-        if any(not isinstance(choice.get("delta"), (dict, str, type(None))) for choice in ours):
+        if any(choice.get("delta") and not isinstance(choice["delta"], (dict, str)) for choice in ours):
             raise InvalidResponse("no_delta")
         if len(ours) == 1:
             return self._elsewhere(event, ours[0], ours[0].get("delta"))
@@ -398,7 +403,7 @@ class ChatReader(AnswerReader):
     def _no_object(self, kind: str, data: str, value: Any) -> TokenChunk | None:
         text = data.strip()
         plain = text.lower()
-        if plain in _DONE or plain.startswith("[done]"):
+        if plain.startswith("[done]") or (plain in _DONE and kind in _ENDING):
             self.done = True
             return None
         if kind == "error":
@@ -409,40 +414,55 @@ class ChatReader(AnswerReader):
             for prefix in ("data:", "data: data:"):  # by gateways that frame what was framed
                 if text.startswith(prefix):
                     return self.event(kind, text[len(prefix) :].strip())
-            if text.lower().startswith("error"):
+            if re.match(r"error(?![a-z])", plain):
                 raise error_of_object(200, text, secret=self._secret)
-            if kind != "message":
-                return None  # a vendor's own
-            lines = text.split("\n")
-            if len(lines) > 1 and all(isinstance(_parsed(line), dict) for line in lines if line.strip()):
-                return self._several(kind, lines)
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            error = error_in(value[0])
-            if error is not None:
-                raise error_of_object(200, error, secret=self._secret)
-        elif kind != "message":
+            if kind != "message" or not (set("{[") & set(text) or text.startswith("<")):
+                return None  # a vendor's own, or words that keep the connection awake
+            objects = _objects(text)
+            if objects:
+                return self._several(kind, objects)
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            return self._several(kind, value)
+        elif kind != "message" or not isinstance(value, list):
             return None
         raise InvalidResponse("not_json")
 
-    def _several(self, kind: str, lines: list[str]) -> TokenChunk | None:
-        """Objects whose events were not kept apart by a blank line."""
-        chunk = _together(self.event(kind, line) for line in lines if line.strip())
+    def _several(self, kind: str, objects: list[Any]) -> TokenChunk | None:
+        """Objects in a list, or whose events were not kept apart by a blank line."""
+        chunk = _together([self.event(kind, json.dumps(item)) for item in objects])
         return chunk if chunk.has_output else None
 
 
 _UNREADABLE = object()
 
 
+def _objects(text: str) -> list[Any]:
+    """The objects of a text that has nothing else, one after the other; none where it has."""
+    found: list[Any] = []
+    place = 0
+    while place < len(text):
+        try:
+            value, place = _raw_decode(text, place)
+        except (ValueError, RecursionError):
+            return []
+        if not isinstance(value, dict):
+            return []
+        found.append(value)
+        while text[place : place + 1].isspace():
+            place += 1
+    return found
+
+
 def _read(data: str) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data, strict=False)
     except (ValueError, RecursionError):
         return _UNREADABLE
 
 
-def _parsed(data: str | bytes) -> Any:
+def _parsed(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data, strict=False)
     except (ValueError, RecursionError):
         return None
 

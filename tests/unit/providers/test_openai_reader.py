@@ -42,6 +42,15 @@ def text(chunks: list[TokenChunk]) -> str:
 
 
 ODDITIES = {
+    "words": "still at work",
+    "a number": "1",
+    "true": "true",
+    "a string": '"alive"',
+    "a null choice": {"choices": [None]},
+    "a list for a delta": said([]),
+    "a list of pings": [{"type": "ping"}],
+    "a failover": {"type": "failover", "message": "another server goes on"},
+    "a stage": {"code": 102, "message": "processing"},
     "role only": said({"role": "assistant"}),
     "role and empty content": said({"role": "assistant", "content": ""}),
     "role and null content": said({"role": "assistant", "content": None}),
@@ -169,10 +178,10 @@ def test_text_beside_a_tool_call_is_kept() -> None:
 @pytest.mark.parametrize(
     ("event", "code"),
     [
-        ("not json", "not_json"),
+        ("<html>", "not_json"),
+        ("{not json", "not_json"),
         ("[1]", "not_json"),
         ("{}x", "not_json"),
-        ("1", "not_json"),
         ("[" * 100_000, "not_json"),
         ({"choices": "x"}, "no_choices"),
         ({"choices": [1]}, "no_choices"),
@@ -324,3 +333,30 @@ IN_TIME = {
 def test_a_finish_after_the_output_completes_the_answer(events: list[Any]) -> None:
     _, reader = read(*events)
     assert reader.complete
+
+
+@pytest.mark.parametrize(
+    ("kind", "event"),
+    [
+        ("status", "done"),
+        ("metrics", {"type": "metrics_error_rate", "message": "0 errors"}),
+        ("status", {"status": "failed_over", "message": "another server goes on"}),
+        ("notice", {"detail": "slow today"}),
+    ],
+)
+def test_a_vendors_own_event_neither_ends_nor_fails_an_answer(kind: str, event: Any) -> None:
+    _, reader = read(said({"content": "hi"}))
+    assert reader.event(kind, event if isinstance(event, str) else json.dumps(event)) is None
+    assert not reader.done
+
+
+def test_details_are_an_error_only_where_nothing_else_has_come() -> None:
+    with pytest.raises(RequestError):
+        read({"detail": "Not Found"})
+    assert text(read(said({"content": "hi"}), {"detail": "slow today"})[0]) == "hi"
+
+
+def test_words_alone_are_no_answer() -> None:
+    _, reader = read("Internal Server Error")
+    with pytest.raises(StreamTruncated):
+        reader.end()
