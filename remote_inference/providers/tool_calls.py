@@ -112,7 +112,9 @@ class ToolCalls:
                 last.next_id = ""
             touched.append(number)
             self._calls[number].free |= "custom" in piece
-            delta = self._delta(number, call_id, name, arguments)
+            function = piece.get("function")
+            begun = isinstance(function, dict) and function.get("arguments") is not None
+            delta = self._delta(number, call_id, name, arguments, begun=begun)
             if delta.id or delta.name or delta.arguments:
                 deltas.append(delta)
         if len(touched) > 1:
@@ -216,8 +218,11 @@ class ToolCalls:
             return call.named_again and bool(arguments.strip())
         if name != call.name:
             # a name in pieces, or one that grows
-            in_pieces = not call.has_arguments() and (bool(call.id) or name.startswith(call.name))
-            return not in_pieces
+            if call.has_arguments() or not (call.id or (name.startswith(call.name) and not call.told_name)):
+                return True
+            if call.told_name:
+                raise InvalidResponse("tool_calls")  # it cannot be taken back
+            return False
         if not call.is_whole() or (call_id and call_id == call.id):
             return False
         # The same name again: of the same call, or the head of another, which its arguments will tell.
@@ -235,7 +240,8 @@ class ToolCalls:
             self._by_id[call_id] = number
         return number
 
-    def _delta(self, number: int, call_id: str, name: str, arguments: str) -> ToolCallDelta:
+    def _delta(self, number: int, call_id: str, name: str, arguments: str, *, begun: bool) -> ToolCallDelta:
+        """What of a piece is told now. ``begun``: it has arguments, if empty ones; until then the name may grow."""
         call = self._calls[number]
         told_id = told_name = ""
         if call_id and not call.id:
@@ -256,7 +262,7 @@ class ToolCalls:
             call.empty = arguments.strip() == "{}" and not call.has_arguments()
             call.pieces.append(arguments)
             arguments = "" if call.empty else self._halves.join(("call", number), arguments)
-        if call.name and not call.told_name and (call.has_arguments() or arguments):
+        if call.name and not call.told_name and (begun or call.has_arguments()):
             call.told_name, told_name = True, call.name
         return ToolCallDelta(index=number, id=told_id, name=told_name, arguments=arguments)
 

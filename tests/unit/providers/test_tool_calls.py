@@ -224,6 +224,14 @@ GLUED = {
 }
 
 
+def test_a_name_is_told_with_the_first_arguments_be_they_empty() -> None:
+    calls = ToolCalls(HalfCharacters())
+    [head] = calls.take([piece(0, "a", "f", "")])
+    assert (head.id, head.name) == ("a", "f")
+    with pytest.raises(InvalidResponse, match="tool_calls"):
+        calls.take([piece(0, name="oo", args="")])
+
+
 @pytest.mark.parametrize("events", GLUED.values(), ids=GLUED)
 def test_what_can_be_no_one_calls_is_no_success(events: list[Any]) -> None:
     with pytest.raises(InvalidResponse, match="tool_calls"):
