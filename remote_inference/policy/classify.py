@@ -125,7 +125,7 @@ def error_for_status(
         code: ``error.code``; a number there (vLLM, OpenRouter) is a status, which counts inside a stream.
         param: ``error.param``.
         error_type: ``error.type``; stands in for a missing code.
-        retry_after: Seconds, from `retry_after.parse_retry_after`.
+        retry_after: Seconds, from `retry_after.told_wait`, at most `retry_after.MAX_RETRY_AFTER`.
         words: Codes in other places of the body; they say what it means, and are not shown.
         meaning: What the body says in a sentence, where no code says it.
 
@@ -229,11 +229,6 @@ class Traits:
 
     retry_kind: RetryKind | None
     outcome: Outcome
-
-    @property
-    def counts_for_breaker(self) -> bool:
-        """Whether the breaker counts it as a failure of the upstream."""
-        return self.outcome == "failure"
 
 
 _SUCCESS = Traits(None, "success")
