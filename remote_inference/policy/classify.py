@@ -61,6 +61,7 @@ _MEANINGS: Mapping[Meaning, frozenset[str]] = {
         """
         api_key_invalid api_key_expired api_key_service_blocked api_key_not_found apikeymissing authfailure
         authenticationerror authentication_failed access_token_expired expired_api_key expired_token
+        expiredtokenexception
         incorrect_api_key invalid_api_key invalid_apikey invalidapikey invalid_authentication
         invalid_authentication_error invalid_authorization invalid_key invalid_token invalidtoken
         incorrect_api_key_provided key_expired key_not_found missing_api_key no_api_key token_expired
@@ -124,7 +125,7 @@ def error_for_status(
         code: ``error.code``; a number there (vLLM, OpenRouter) is a status, which counts inside a stream.
         param: ``error.param``.
         error_type: ``error.type``; stands in for a missing code.
-        retry_after: Seconds, from `retry_after.parse_retry_after`.
+        retry_after: Seconds, from `retry_after.told_wait`, at most `retry_after.MAX_RETRY_AFTER`.
         words: Codes in other places of the body; they say what it means, and are not shown.
         meaning: What the body says in a sentence, where no code says it.
 
@@ -228,11 +229,6 @@ class Traits:
 
     retry_kind: RetryKind | None
     outcome: Outcome
-
-    @property
-    def counts_for_breaker(self) -> bool:
-        """Whether the breaker counts it as a failure of the upstream."""
-        return self.outcome == "failure"
 
 
 _SUCCESS = Traits(None, "success")

@@ -23,6 +23,7 @@ from .error_words import meaning_of, wait_in
 __all__ = ["error_in", "error_of_answer", "error_of_object"]
 
 _DEEPEST = 8
+_GATEWAYS = frozenset({400, 500, 502, 503})
 _NO_WAIT = 1e9  # seconds: a time since the epoch, where nobody says what time it is
 _CODES = ("code", "error_code", "errorCode", "err_code", "errcode", "status_code", "Code")
 _KINDS = ("type", "error_type", "__type")
@@ -36,6 +37,8 @@ _INSIDE = (
     "response", "err", "Error", "cause", "body", "provider_error", "x_groq",
 )  # fmt: skip
 _STATUS = re.compile("[1-5][0-9][0-9]")
+# In a type's name, and at the end of a word: no "failover".
+_FAILURE = re.compile(r"(error|exception|fail|failed|failure)s?(?![a-z])", re.IGNORECASE)
 # A code that says that nothing is wrong.
 _FINE = frozenset({"", "0", "200", "ok", "success", "none", "null", "false"})
 # Words for money and for a limit by the minute alike: a time that is named decides.
@@ -65,11 +68,16 @@ def error_of_answer(
     return error.advised(should_retry=parse_should_retry(headers), told_wait=error.told_wait)
 
 
-def error_in(event: Mapping[str, Any]) -> Any:
+def error_in(event: Mapping[str, Any], *, guess: bool = True, first: bool = True) -> Any:
     """The error in what should be an answer or a piece of one; None where there is none.
 
     Besides ``error`` objects: older vLLM's ``object``, flat ones (a code or an error's type beside a message), lists
     of errors, and those of gateways that put their own status beside the answer.
+
+    Args:
+        event: which has come.
+        guess: whether flat ones are looked for; a vendor's events of other kinds have messages too.
+        first: nothing has come before it. Later on, details are no error.
     """
     for name in ("error", "errors", "Error"):
         found = event.get(name)
@@ -77,18 +85,24 @@ def error_in(event: Mapping[str, Any]) -> Any:
             return event if found is True else found
     if event.get("object") == "error" or event.get("type") == "error" or event.get("event") == "error":
         return event
+    response = event.get("Response")  # Tencent
+    if isinstance(response, Mapping) and isinstance(response.get("Error"), Mapping):
+        return response["Error"]
     base = event.get("base_resp")  # MiniMax
     if isinstance(base, Mapping) and _is_wrong(base.get("status_code")):
         return base
-    if event.get("choices"):
+    if event.get("choices") or not guess:
         return None
     kind = event.get("type", event.get("error_type", event.get("status")))
-    flat = isinstance(kind, str) and bool(re.search(r"error|exception|fail", kind, re.IGNORECASE))
-    code = next((event[name] for name in _CODES if name in event), None)
+    flat = isinstance(kind, str) and bool(_FAILURE.search(kind))
+    code: Any
+    name, code = next(((name, event[name]) for name in _CODES if name in event), ("", None))
+    if str(code).isdecimal() and int(code) < 400 and not name.startswith("err"):
+        code = None  # "processing", a stage's number; under a name of errors (Baidu) it is one's
     sentence = any(isinstance(event.get(name), str) and event.get(name) for name in _SENTENCES)
     if sentence and (flat or (_is_wrong(code) and isinstance(code, (str, int)))):
         return event
-    if isinstance(event.get("detail"), (str, list)) and event.get("detail") and len(event) <= 3:
+    if first and isinstance(event.get("detail"), (str, list)) and event.get("detail") and len(event) <= 3:
         return event  # FastAPI
     return None
 
@@ -130,6 +144,8 @@ def error_of_object(
     if status < 400 and number:
         # A status in the code's place: it counts where HTTP's own says nothing, and is no word.
         status = number
+    if status in _GATEWAYS and "429" in map(str, said.codes):
+        status = 429  # of the provider behind a gateway, which tells its own
     words = [str(code) for code in said.codes if not _STATUS.fullmatch(str(code))]
     if secret is not None and secret.reveal():
         key = secret.reveal()
@@ -238,7 +254,8 @@ def _gather(error: Any, said: _Said) -> None:
             said.wait = said.wait or str(delay)
     if isinstance(error.get("headers"), Mapping):
         said.headers |= {str(name): str(value) for name, value in error["headers"].items()}
-    for violation in error.get("violations") or ():
+    violations = error.get("violations")
+    for violation in violations if isinstance(violations, list) else ():
         if isinstance(violation, Mapping):
             text = f"{violation.get('quotaId')} {violation.get('quotaMetric')}"
             said.per_minute = said.per_minute or bool(_GOOGLE_QUOTA.search(text))

@@ -50,11 +50,12 @@ def meaning_of(sentence: str, status: int) -> Meaning | None:
         return known[what].search(text) is not None
 
     if status not in (401, 402, 403, 404, 429) and not says("per_time") and not says("no_prompt"):
-        if says("context_length"):
+        # Where a server has failed, or within an answer, other limits than the prompt's are more likely.
+        if says("context_length" if 400 <= status < 500 else "context_length_strict"):
             return "context_length"
     if status == 498 and re.search(r"\b(token|key)s?\b", text, re.IGNORECASE):
         return "credential"  # Esri's status; Groq's means something else
-    if (status in (400, 402, 403, 429) or status < 400) and says("quota") and not says("per_time"):
+    if (status in (400, 402, 403, 412, 429) or status < 400) and says("quota") and not says("per_time"):
         return "quota"
     if status < 500 and status not in (402, 404, 413, 422, 429):
         if says("filtered"):

@@ -83,6 +83,12 @@ class AnswerFeed:
                     chunk = reader.body(self._json.body())
                     if chunk is not None:
                         yield chunk
+            elif self._decoder is not None and not reader.done:
+                for kind, text in self._decoder.rest():
+                    # Without the blank line after it, an event counts where it is seen to be whole.
+                    chunk = reader.event(kind, text) if _is_whole(text) else None
+                    if chunk is not None:
+                        yield chunk
             elif self._decoder is None and not self._stream:
                 reader.body(self._head)
             last = reader.end()
@@ -117,11 +123,11 @@ class AnswerFeed:
         if head[:1] in b"{[":
             self._json = _Json()
         elif head.startswith(_FIELDS):
-            self._decoder = SseDecoder()
+            self._decoder = SseDecoder(lenient=True)
         elif len(head) < 5 and any(field.startswith(head) for field in _FIELDS):
             return b""  # the rest of the word has yet to come
         elif self._stream:
-            self._decoder = SseDecoder()
+            self._decoder = SseDecoder(lenient=True)
         else:
             self._json = _Json()
         self._head = b""
@@ -182,7 +188,11 @@ class _Json:
                 yield line.strip()
 
 
-def _is_object(line: bytes) -> bool:
+def _is_whole(text: str) -> bool:
+    return text.strip() == "[DONE]" or _is_object(text)
+
+
+def _is_object(line: bytes | str) -> bool:
     try:
         return isinstance(json.loads(line), dict)
     except (ValueError, RecursionError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import partial
 
 from ..errors import InvalidResponse, RequestError, ServerError, StreamTruncated
 from ..types import FinishReason
@@ -93,12 +94,12 @@ def read_finish_reason(word: str) -> End | None:
     for reason, words in _KNOWN.items():
         if squeezed in words:
             return reason
-    code = plain if len(plain) <= 64 else "finish_reason"
     if squeezed in _KNOWN_FAILED:
-        return lambda: ServerError(code)
+        return lambda: ServerError(plain)
     if squeezed in _KNOWN_BROKEN_OFF:
-        return lambda: StreamTruncated(code)
+        return lambda: StreamTruncated(plain)
     for stem, end in _STEMS:
-        if stem.search(plain):
-            return end or (lambda: ServerError(code))
+        found = stem.search(plain)
+        if found is not None:
+            return end or partial(ServerError, found[0])  # the rest may be anything, also the prompt
     return lambda: InvalidResponse("unknown_finish_reason")

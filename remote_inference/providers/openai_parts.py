@@ -12,7 +12,7 @@ from typing import Any
 
 from ..errors import InvalidResponse
 
-__all__ = ["reasoning_of", "refusal_of", "text_of"]
+__all__ = ["has_output", "reasoning_of", "refusal_of", "text_of"]
 
 _REASONING = (
     "reasoning_content", "reasoning", "thinking", "reasoning_text", "thinking_content", "thoughts", "thought",
@@ -31,6 +31,16 @@ _THOUGHTS = frozenset(
 )
 _INSIDE = ("text", "content", "thinking", "reasoning", "summary")
 _DEEPEST = 5
+
+
+_OUTPUT = ("content", "text", *_REASONING, "refusal", "tool_calls", "function_call")
+
+
+def has_output(holder: Any) -> bool:
+    """Whether a delta, a message, or a choice in their place says anything: a role and empty values do not."""
+    if isinstance(holder, Mapping):
+        return any(holder.get(name) for name in _OUTPUT)
+    return isinstance(holder, str) and bool(holder)
 
 
 def text_of(content: Any) -> str:
@@ -58,6 +68,8 @@ def _text_of_part(part: Any) -> str:
     text = part.get("text")
     if isinstance(text, Mapping):  # {"text": {"value": ...}}
         text = text.get("value")
+    if text is None:  # {"type": "text", "content": ...}
+        text = part.get("content")
     return text if isinstance(text, str) else ""
 
 

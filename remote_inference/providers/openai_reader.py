@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Hashable, Iterable, Iterator, Mapping
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..types import FinishReason, TokenChunk, TokenUsage, ToolCallDelta
 from .base import AnswerReader
 from .error_body import error_in, error_of_object
 from .finish_reasons import End, read_finish_reason
-from .openai_parts import reasoning_of, refusal_of, text_of
+from .openai_parts import has_output, reasoning_of, refusal_of, text_of
 from .surrogates import HalfCharacters
 from .tool_calls import ToolCalls
 from .usage import UsageCount
@@ -25,16 +26,18 @@ from .usage import UsageCount
 __all__ = ["ChatReader"]
 
 # Without the two searches for white space that json.loads makes around each object.
-_raw_decode = json.JSONDecoder().raw_decode
+_raw_decode = json.JSONDecoder(strict=False).raw_decode  # a raw tab in a string is one
 
 _MOST_OTHERS = 10_000
 _USAGES = ("usage", "usageMetadata", "usage_metadata", "token_usage")
+_PLACES = ("message", "delta", "text", "content")
 _PLAIN = frozenset({"content", "role"})
 # What keeps a connection awake, where a comment would do.
 _NOTHING = frozenset(
     {"", "ping", "pong", "[ping]", "heartbeat", "keep-alive", "keepalive", "null", "{}", "[]", '""', "ok"}
 )
 _DONE = frozenset({"[done]", "done", '"[done]"', "'[done]'", "<done>", "[done]."})
+_ENDING = frozenset({"message", "done", "end"})  # kinds of events whose word that it is done is the answer's
 # Around the answer, in gateways and in servers' own formats.
 _WRAPPERS = ("data", "result", "response", "output", "body", "completion", "chunk")
 
@@ -62,9 +65,14 @@ class ChatReader(AnswerReader):
         self._done_is_finish = done_is_finish
         self._own_words = finish_reasons
         self._end: End | None = None
-        self._spoke = False
+        self._answered = False  # text, a refusal or a call has come
+        self._reasoned = False
+        self._closed = False  # a finish has come, and no output since
+        self._begun = False  # an object has come
+        self._late = False  # output has followed a finish: this server's finishes prove nothing
+        self._beside = False  # the last finish stood beside output, as it may do in every chunk
         self._by_message = False  # the output came as messages, which may be of all so far
-        self._message = ""
+        self._messages: dict[Hashable, str] = {}  # all that they said, by the field
         self._answer_id = ""
         self._others: list[dict[str, Any]] = []  # choices under other numbers, until ours says something
         self._count = UsageCount()
@@ -83,9 +91,9 @@ class ChatReader(AnswerReader):
             # Outside the handler: json's error holds the text.
             return self._no_object(kind, data, event)
         try:
-            choice = event["choices"][0]
+            [choice] = event["choices"]
             delta = choice["delta"]
-        except (KeyError, IndexError, TypeError):
+        except (KeyError, IndexError, TypeError, ValueError):
             choice = delta = None
         if delta.__class__ is not dict or choice.get("index") or kind == "error" or event.get("error"):
             return self._odd(kind, event)
@@ -100,38 +108,37 @@ class ChatReader(AnswerReader):
         ):
             # nearly all of them
             if not content:
-                return None
+                return self._elsewhere(event, choice, delta)
             if not content.isascii() or self._halves.held:
                 return self._said(TokenChunk(self._halves.join("text", content)))
             if self._end is not None:
-                self.complete = False
-            self._spoke = True
+                self._follows()
+            self._answered = True
             return TokenChunk(content)
-        if not content and (choice.get("message") or choice.get("text")):
-            return self._elsewhere(event, choice, delta)
-        return self._choice(event, choice, delta)
+        return self._elsewhere(event, choice, delta)
 
     def _elsewhere(self, event: dict[str, Any], choice: dict[str, Any], delta: Any) -> TokenChunk | None:
-        """A choice whose delta has no text, or which has no delta."""
-        if not delta and choice.get("message"):
-            return self._message_in_stream(event, choice)
-        text = _legacy(choice)
-        if isinstance(delta, dict) and delta.keys() - {"role", "content"}:
+        """A choice whose output is in its delta, or, where that has none, in one of the other places."""
+        if has_output(delta):
             return self._choice(event, choice, delta)
-        return self._choice(event, choice, text if text else delta)
+        if has_output(choice.get("message")):
+            return self._message_in_stream(event, choice)
+        return self._choice(event, choice, choice if has_output(choice) else delta)
 
     def _choice(self, event: dict[str, Any], choice: dict[str, Any], holder: Any) -> TokenChunk | None:
         """A piece of our choice, with all that may stand beside it. ``holder`` has the output."""
-        error = choice.get("error")
+        error = choice.get("error") or (isinstance(holder, dict) and holder.get("error"))
         if error:
             self._take_usages(event, choice)
             raise error_of_object(200, error, secret=self._secret)
-        chunk = self._output(event, holder) if holder else None
+        said = self._output(event, holder) if holder else None
         self._take_usages(event, choice)
         finish = choice.get("finish_reason", choice.get("finishReason", choice.get("stop_reason")))
         if finish:
-            self._take_finish(finish)
-        return chunk
+            self._take_finish(finish, beside=said is not None)
+        elif said is None:
+            self._nothing_said()
+        return said if said is not None and said.has_output else None
 
     def _odd(self, kind: str, event: dict[str, Any]) -> TokenChunk | None:
         """An event without a delta for us: the output elsewhere, the usage, an error, nothing at all."""
@@ -140,7 +147,8 @@ class ChatReader(AnswerReader):
             inner = next((event[name] for name in _WRAPPERS if _is_answer(event.get(name))), None)
             if inner is not None:
                 return self._odd(kind, inner)
-        error = error_in(event)
+        error = error_in(event, guess=kind == "message", first=not (self._begun or self._spoke))
+        self._begun = True
         if error is None and kind == "error":
             error = event
         if error is not None:
@@ -148,37 +156,73 @@ class ChatReader(AnswerReader):
             raise error_of_object(200, error, secret=self._secret)
         if choices is not None and not isinstance(choices, list):
             raise InvalidResponse("no_choices")
+        choices = choices and [choice for choice in choices if choice is not None]
         if choices and not all(isinstance(choice, dict) for choice in choices):
             raise InvalidResponse("no_choices")
-        choice = next((choice for choice in choices or () if _is_ours(choice)), None)
-        if choice is None:  # another's, or none: the usage, filter results, a vendor's own event
-            self._take_usages(event, {})
+        ours = [choice for choice in choices or () if _is_ours(choice)]
+        if not ours:  # another's, or none: the usage, filter results, a vendor's own event
+            told = self._take_usages(event, {})
+            if told or choices == []:
+                self._nothing_said()
             if choices and not self._spoke and len(self._others) < _MOST_OTHERS:
                 self._others.append(choices[0])
             return None
-        delta = choice.get("delta")
-        if delta is not None and not isinstance(delta, (dict, str)):
+        if any(choice.get("delta") and not isinstance(choice["delta"], (dict, str)) for choice in ours):
             raise InvalidResponse("no_delta")
-        return self._elsewhere(event, choice, delta)
+        if len(ours) == 1:
+            return self._elsewhere(event, ours[0], ours[0].get("delta"))
+        chunk = _together([self._elsewhere(event, choice, choice.get("delta")) for choice in ours])
+        return chunk if chunk.has_output else None
 
     def _message_in_stream(self, event: dict[str, Any], choice: dict[str, Any]) -> TokenChunk | None:
         """A ``message`` where a ``delta`` should be: a piece, or all so far, or all again at the end."""
         message = choice["message"]
-        if self._spoke and not self._by_message:
+        if isinstance(message, str):
+            message = {"content": message}
+        if self._answered and not self._by_message:
             return self._choice(event, choice, None)
+        content = message.get("content")
+        if not content:
+            content = message.get("text")
+        ended = bool(choice.get("finish_reason"))
+        holder = {"content": self._news("text", text_of(content), repeats=ended)}
+        if self._by_message or not self._reasoned:
+            holder["reasoning_content"] = self._news("reasoning", reasoning_of(message, content))
+        holder["refusal"] = self._news("refusal", refusal_of(message, content))
+        holder["tool_calls"] = self._news_of_calls(message.get("tool_calls"))
+        if message.get("function_call"):
+            holder["tool_calls"] += self._news_of_calls([{"index": 0, "function": message["function_call"]}])
         self._by_message = True
-        content = message.get("content") if isinstance(message, dict) else message
-        text = text_of(content)
-        if self._message and text.startswith(self._message) and len(text) > len(self._message):
-            new, self._message = text[len(self._message) :], text
-        elif self._message and text == self._message and choice.get("finish_reason"):
-            new = ""
-        else:
-            new, self._message = text, self._message + text
-        holder = (
-            {**message, "content": new} if isinstance(message, dict) and isinstance(content, str) else message
-        )
-        return self._choice(event, choice, new if isinstance(message, str) else holder)
+        return self._choice(event, choice, holder)
+
+    def _news(self, field: Hashable, text: str, *, repeats: bool = True) -> str:
+        """What a message's field says that those before it did not, where it says all so far; else all of it."""
+        before = self._messages.get(field, "")
+        if before and text.startswith(before) and (len(text) > len(before) or repeats):
+            self._messages[field] = text
+            return text[len(before) :]
+        self._messages[field] = before + text
+        return text
+
+    def _news_of_calls(self, calls: Any) -> Any:
+        """Likewise of the calls in a message: the pieces that are new."""
+        if not isinstance(calls, list) or not all(isinstance(call, dict) for call in calls):
+            return calls or []
+        pieces = []
+        for position, call in enumerate(calls):
+            function = call.get("function")
+            arguments = function.get("arguments") if isinstance(function, dict) else None
+            if not isinstance(function, dict) or not isinstance(arguments, (str, type(None))):
+                pieces.append(call)
+                continue
+            field = ("call", call.get("id") or position, function.get("name"))
+            known = field in self._messages
+            new = self._news(field, arguments or "")
+            if not known or new:
+                # its own number, where it has none, so that the pieces of several stay apart
+                number = {} if len(calls) == 1 or "index" in call else {"index": position}
+                pieces.append({**call, **number, "function": {**function, "arguments": new}})
+        return pieces
 
     def body(self, data: bytes) -> TokenChunk | None:
         """See `AnswerReader.body`."""
@@ -197,9 +241,11 @@ class ChatReader(AnswerReader):
         if not isinstance(choices, list) or not choices or not isinstance(choices[0], dict):
             raise InvalidResponse("no_choices")
         choice = next((c for c in choices if isinstance(c, dict) and _is_ours(c)), choices[0])
-        message = choice.get("message") or choice.get("delta") or _legacy(choice)
-        if not isinstance(message, (dict, str)) and not choice.get("error"):
-            raise InvalidResponse("no_message")
+        places = (choice.get("message"), choice.get("delta"), choice)
+        message = next((place for place in places if has_output(place)), None)
+        if message is None and not any(isinstance(choice.get(n), (dict, str)) for n in _PLACES):
+            if not choice.get("error"):
+                raise InvalidResponse("no_message")
         self.done = True
         return self._choice(event, choice, message)
 
@@ -222,14 +268,18 @@ class ChatReader(AnswerReader):
             raise end()
         if end is FinishReason.CONTENT_FILTER:
             raise ContentFiltered("content_filter")
-        if not self.complete and not self.done:
+        if not self._closed and not self.done:
             raise StreamTruncated("finish_came_early")  # and nothing says that what followed is all
         rest = dict.fromkeys(self._halves.rest(), "\N{REPLACEMENT CHARACTER}")
         return TokenChunk(
             other.text_delta + rest.get("text", ""),
             other.reasoning_delta + rest.get("reasoning", ""),
             other.refusal_delta + rest.get("refusal", ""),
-            (*other.tool_calls, *_rest_of_calls(rest), *self._calls.ids_for_the_rest(self._answer_id)),
+            (
+                *other.tool_calls,
+                *_rest_of_calls(rest),
+                *self._calls.rest(self._answer_id, cut_short=end is FinishReason.LENGTH),
+            ),
             finish_reason=end,
             usage=self.usage,
         )
@@ -239,7 +289,7 @@ class ChatReader(AnswerReader):
         number = self._others[0].get("index")
         ours = [choice for choice in self._others if choice.get("index") == number]
         self._others = []
-        return _together(self._choice({}, choice, choice.get("delta") or _legacy(choice)) for choice in ours)
+        return _together(self._choice({}, choice, choice.get("delta") or choice) for choice in ours)
 
     # -- the output
 
@@ -248,7 +298,7 @@ class ChatReader(AnswerReader):
             holder = {"content": holder}
         join = self._halves.join
         content = holder.get("content")
-        if content is None:
+        if not content:
             content = holder.get("text")
         text = join("text", text_of(content))
         reasoning = join("reasoning", reasoning_of(holder, content))
@@ -263,20 +313,46 @@ class ChatReader(AnswerReader):
                 self._answer_id = hashlib.blake2b(
                     answer_id.encode(errors="replace"), digest_size=4
                 ).hexdigest()
-        if text or reasoning or refusal or pieces:
+        if text or reasoning or refusal or calls or function:
             return self._said(TokenChunk(text, reasoning, refusal, pieces))
         if self._halves.held:
-            self._said(TokenChunk())
+            return self._said(TokenChunk())  # half a character
         return None
 
-    def _said(self, chunk: TokenChunk) -> TokenChunk | None:
-        """Something was said, of which half a character may be held back."""
-        self._spoke = True
-        if self._end is not None:
-            self.complete = False  # the finish reason had come too early: more may follow
-        return chunk if chunk.has_output else None
+    @property
+    def _spoke(self) -> bool:
+        return self._answered or self._reasoned
 
-    def _take_finish(self, reason: Any) -> None:
+    def _said(self, chunk: TokenChunk) -> TokenChunk:
+        """Something was said, of which half a character may be held back: the chunk may be empty."""
+        if chunk.text_delta or chunk.refusal_delta or chunk.tool_calls or not chunk.has_output:
+            self._answered = True
+        else:
+            self._reasoned = True
+        if self._end is not None:
+            self._follows()
+        return chunk
+
+    def _follows(self) -> None:
+        """Output has followed a finish, which had come too early. So may the next: only the stream's end counts."""
+        self._late = True
+        self.complete = self._closed = False
+
+    def _nothing_said(self) -> None:
+        """Our choice goes on without output: a finish that stood beside the output was the last one's."""
+        if self._beside:
+            self._beside = False
+            self.complete = self._is_sure()
+
+    def _is_sure(self) -> bool:
+        """Whether a finish is the answer's end, should the connection break now. Reasoning is not the answer."""
+        if not isinstance(self._end, FinishReason):
+            return True  # a failure stays one
+        cut_short = self._reasoned and self._end is FinishReason.LENGTH
+        return not self._late and (self._answered or cut_short)
+
+    def _take_finish(self, reason: Any, *, beside: bool) -> None:
+        """A finish. ``beside``: in one chunk with output, as some servers send the last one, and others every one."""
         if not isinstance(reason, str):
             raise InvalidResponse("finish_reason")
         own = self._own_words.get(reason) if self._own_words else None
@@ -286,24 +362,36 @@ class ChatReader(AnswerReader):
         if self._end is None or isinstance(self._end, FinishReason):  # a failure stays one
             self._end = end
         # Before anything was said, the end is a word that came too early.
-        self.complete = self._spoke or self._count.completion_tokens > 0 or not isinstance(end, FinishReason)
+        self._closed = (
+            self._spoke or self._count.completion_tokens > 0 or not isinstance(self._end, FinishReason)
+        )
+        self._beside = beside and isinstance(self._end, FinishReason)
+        self.complete = not self._beside and self._is_sure()
 
     # -- the usage
 
-    def _take_usages(self, event: dict[str, Any], choice: dict[str, Any]) -> None:
-        """From wherever one stands: beside the choices, in ours (Moonshot), in a vendor's own object (Groq)."""
-        count = self._count
+    def _take_usages(self, event: dict[str, Any], choice: dict[str, Any]) -> bool:
+        """From wherever one stands: beside the choices, in ours (Moonshot), in a vendor's own object (Groq).
+
+        Returns:
+            Whether there was any.
+        """
+        count, told = self._count, False
         for name in _USAGES:
             for place in (event, choice):
                 if place.get(name):
                     count.add(place[name])
+                    told = True
         own = event.get("x_groq")
         if isinstance(own, dict) and own.get("usage"):
             count.add(own["usage"])
+            told = True
         if event.get("timings"):
             count.add_timings(event["timings"])
-        if self._end is not None and not self.complete and not self._spoke and count.completion_tokens:
-            self.complete = True
+        # Without output, an answer is whole where its tokens are told after its end; beside an early one they may grow.
+        if told and self._end is not None and not self._spoke and count.completion_tokens:
+            self.complete = self._closed = True
+        return told
 
     @property
     def usage(self) -> TokenUsage | None:  # type: ignore[override]  # the base's is a plain attribute
@@ -315,7 +403,7 @@ class ChatReader(AnswerReader):
     def _no_object(self, kind: str, data: str, value: Any) -> TokenChunk | None:
         text = data.strip()
         plain = text.lower()
-        if plain in _DONE or plain.startswith("[done]"):
+        if plain.startswith("[done]") or (plain in _DONE and kind in _ENDING):
             self.done = True
             return None
         if kind == "error":
@@ -326,40 +414,55 @@ class ChatReader(AnswerReader):
             for prefix in ("data:", "data: data:"):  # by gateways that frame what was framed
                 if text.startswith(prefix):
                     return self.event(kind, text[len(prefix) :].strip())
-            if text.lower().startswith("error"):
+            if re.match(r"error(?![a-z])", plain):
                 raise error_of_object(200, text, secret=self._secret)
-            if kind != "message":
-                return None  # a vendor's own
-            lines = text.split("\n")
-            if len(lines) > 1 and all(isinstance(_parsed(line), dict) for line in lines if line.strip()):
-                return self._several(kind, lines)
-        elif isinstance(value, list) and value and isinstance(value[0], dict):
-            error = error_in(value[0])
-            if error is not None:
-                raise error_of_object(200, error, secret=self._secret)
-        elif kind != "message":
+            if kind != "message" or not (set("{[") & set(text) or text.startswith("<")):
+                return None  # a vendor's own, or words that keep the connection awake
+            objects = _objects(text)
+            if objects:
+                return self._several(kind, objects)
+        elif isinstance(value, list) and value and all(isinstance(item, dict) for item in value):
+            return self._several(kind, value)
+        elif kind != "message" or not isinstance(value, list):
             return None
         raise InvalidResponse("not_json")
 
-    def _several(self, kind: str, lines: list[str]) -> TokenChunk | None:
-        """Objects whose events were not kept apart by a blank line."""
-        chunk = _together(self.event(kind, line) for line in lines if line.strip())
+    def _several(self, kind: str, objects: list[Any]) -> TokenChunk | None:
+        """Objects in a list, or whose events were not kept apart by a blank line."""
+        chunk = _together([self.event(kind, json.dumps(item)) for item in objects])
         return chunk if chunk.has_output else None
 
 
 _UNREADABLE = object()
 
 
+def _objects(text: str) -> list[Any]:
+    """The objects of a text that has nothing else, one after the other; none where it has."""
+    found: list[Any] = []
+    place = 0
+    while place < len(text):
+        try:
+            value, place = _raw_decode(text, place)
+        except (ValueError, RecursionError):
+            return []
+        if not isinstance(value, dict):
+            return []
+        found.append(value)
+        while text[place : place + 1].isspace():
+            place += 1
+    return found
+
+
 def _read(data: str) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data, strict=False)
     except (ValueError, RecursionError):
         return _UNREADABLE
 
 
-def _parsed(data: str | bytes) -> Any:
+def _parsed(data: bytes) -> Any:
     try:
-        return json.loads(data)
+        return json.loads(data, strict=False)
     except (ValueError, RecursionError):
         return None
 
@@ -381,16 +484,6 @@ def _is_answer(value: Any) -> bool:
 def _is_ours(choice: dict[str, Any]) -> bool:
     """Whether it is the one choice that was asked for."""
     return choice.get("index") in (None, 0, "0", "", False)
-
-
-def _legacy(choice: dict[str, Any]) -> Any:
-    """The output beside the choice's other fields: of old completions, and of servers that left the layer out."""
-    text = choice.get("text")
-    if text is None and any(
-        choice.get(name) for name in ("content", "tool_calls", "reasoning_content", "refusal")
-    ):
-        return choice
-    return text if text is not None else choice.get("delta", choice.get("message"))
 
 
 def _rest_of_calls(rest: Mapping[Hashable, str]) -> Iterator[ToolCallDelta]:

@@ -8,6 +8,7 @@ piece, with the first only, late, or never, and the name likewise. What tells ca
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,11 +27,20 @@ class _Call:
     name: str = ""
     pieces: list[str] = field(default_factory=list)
     named_again: bool = False  # after its arguments were whole: the next arguments are another call's
+    next_id: str = ""  # told after its arguments were whole: another call's
+    told_name: bool = False
+    empty: bool = False  # its arguments are "{}", which may stand for those to come, and were not told
+    free: bool = False  # its input is text of any kind
+    ids_changed: bool = False  # pieces under other ids were taken for its own
+
+    def has_arguments(self) -> bool:
+        """Whether any have come, be they those that stand for others."""
+        return any(self.pieces)
 
     def is_whole(self) -> bool:
         """Whether its arguments are an object to the end: nothing can follow them."""
         text = "".join(self.pieces).strip()
-        if not text.endswith(("}", "]")):
+        if self.free or not text.endswith(("}", "]")):
             return False
         try:
             json.loads(text)
@@ -41,6 +51,17 @@ class _Call:
     def is_broken_off(self) -> bool:
         """Whether its arguments have begun, and have to go on."""
         return bool("".join(self.pieces).strip()) and not self.is_whole()
+
+    def is_glued(self) -> bool:
+        """Whether its arguments must be those of two calls: two documents, or broken ones under several ids."""
+        text = "".join(self.pieces).strip()
+        if self.free or not text.startswith(("{", "[")) or self.is_whole():
+            return False
+        try:
+            json.JSONDecoder(strict=False).raw_decode(text)
+        except (ValueError, RecursionError):
+            return self.ids_changed
+        return not self.is_whole()
 
 
 class ToolCalls:
@@ -66,35 +87,64 @@ class ToolCalls:
         Raises:
             InvalidResponse: they are none.
         """
+        if isinstance(pieces, dict) and pieces.keys() & {"custom", "function", "id", "name"}:
+            pieces = [pieces]  # without the list around it
+        if isinstance(pieces, list):
+            pieces = [piece for piece in pieces if piece is not None]
         if not isinstance(pieces, list) or not all(isinstance(piece, dict) for piece in pieces):
             raise InvalidResponse("tool_calls")
         deltas = []
         touched: list[int] = []
-        for position, piece in enumerate(pieces):
+        indices = [_index(piece.get("index")) for piece in pieces]
+        if len(set(indices)) < len(indices) and len(self._by_index) < 2:
+            indices = [None] * len(indices)  # numbers that repeat within one list are none
+        for position, (piece, index) in enumerate(zip(pieces, indices, strict=True)):
             call_id, name, arguments = _parts(piece)
-            index = _index(piece.get("index"))
             last = self._calls[-1] if self._calls else None
             count = len(self._calls)
             number = self._place(index, call_id, name, arguments, position, touched, len(pieces))
-            if number == count and last is not None and last.named_again:
-                name, last.named_again = name or last.name, False
+            if number == count and last is not None:
+                if last.named_again or (not name and last.is_whole()):
+                    name, last.named_again = name or last.name, False
+                if last.next_id and not call_id:
+                    call_id = last.next_id
+                    self._by_id[call_id] = number
+                last.next_id = ""
             touched.append(number)
-            deltas.append(self._delta(number, call_id, name, arguments))
+            self._calls[number].free |= "custom" in piece
+            function = piece.get("function")
+            begun = isinstance(function, dict) and function.get("arguments") is not None
+            delta = self._delta(number, call_id, name, arguments, begun=begun)
+            if delta.id or delta.name or delta.arguments:
+                deltas.append(delta)
         if len(touched) > 1:
             self._batch = touched
         return tuple(deltas)
 
-    def ids_for_the_rest(self, answer_id: str) -> tuple[ToolCallDelta, ...]:
-        """The answer is over: an id for each call that was given none. The result of a call refers to it by its id.
+    def rest(self, answer_id: str, *, cut_short: bool = False) -> tuple[ToolCallDelta, ...]:
+        """The answer is over: what was held back, and an id for each call that was given none.
+
+        The result of a call refers to it by its id.
 
         Args:
             answer_id: makes the ids differ from those of the conversation's other answers.
+            cut_short: the answer was, and its last arguments may have been.
+
+        Raises:
+            InvalidResponse: what was put together as one call's arguments is not one's.
         """
         deltas = []
         for number, call in enumerate(self._calls):
+            if not cut_short and call.is_glued():
+                raise InvalidResponse("tool_calls")
+            new_id = ""
             if not call.id:
-                call.id = self._free_id(f"call_{number}{'_' if answer_id else ''}{answer_id}")
-                deltas.append(ToolCallDelta(index=number, id=call.id))
+                new_id = call.id = self._free_id(f"call_{number}{'_' if answer_id else ''}{answer_id}")
+            name = "" if call.told_name else call.name
+            call.told_name = True
+            if new_id or name or call.empty:
+                arguments = "".join(call.pieces) if call.empty else ""
+                deltas.append(ToolCallDelta(index=number, id=new_id, name=name, arguments=arguments))
         return tuple(deltas)
 
     def _place(
@@ -115,7 +165,7 @@ class ToolCalls:
         if by_id is not None:
             number = by_id
             if by_index == by_id and number not in touched:
-                return number
+                return self._after_whole(number, index, call_id, name, arguments)
         elif by_index is not None:
             number = by_index
         elif index is not None and (call_id or name):
@@ -128,9 +178,25 @@ class ToolCalls:
             return self._new(index, call_id)
         if index is not None:
             self._by_index.setdefault(index, number)
+        call = self._calls[number]
+        if call_id and call.id and call_id != call.id:
+            if call.is_whole() and not name and not arguments.strip():
+                call.next_id = call_id  # the head of another, which has yet to say more
+                return number
+            call.ids_changed = True
         if call_id:
             self._by_id.setdefault(call_id, number)
-        return number
+        return self._after_whole(number, index, call_id, name, arguments)
+
+    def _after_whole(self, number: int, index: int | None, call_id: str, name: str, arguments: str) -> int:
+        """The same number, unless the call's arguments are whole and these are another call's."""
+        call = self._calls[number]
+        if not arguments.lstrip().startswith(("{", "[")) or not call.is_whole() or call.named_again:
+            return self._new(index, call_id) if call.named_again and arguments.strip() else number
+        other = name and call.name and name != call.name
+        if not other and (call.empty or _same(arguments, call.pieces)):
+            return number  # those that stood for these, or all of it again
+        return self._new(index, call_id)
 
     @staticmethod
     def _begins_another(call: _Call, call_id: str, name: str, arguments: str, touched: bool) -> bool:
@@ -146,13 +212,18 @@ class ToolCalls:
             if name and name != call.name and call.name:
                 return True
             if call.is_broken_off():
-                return False
+                return bool(name) and not _may_follow("".join(call.pieces), arguments)
             return bool(name) or (call.is_whole() and bool(arguments))
         if not name or not call.name:
             return call.named_again and bool(arguments.strip())
         if name != call.name:
-            return True
-        if not call.is_whole():
+            # a name in pieces, or one that grows
+            if call.has_arguments() or not (call.id or (name.startswith(call.name) and not call.told_name)):
+                return True
+            if call.told_name:
+                raise InvalidResponse("tool_calls")  # it cannot be taken back
+            return False
+        if not call.is_whole() or (call_id and call_id == call.id):
             return False
         # The same name again: of the same call, or the head of another, which its arguments will tell.
         call.named_again = not arguments.strip()
@@ -169,7 +240,8 @@ class ToolCalls:
             self._by_id[call_id] = number
         return number
 
-    def _delta(self, number: int, call_id: str, name: str, arguments: str) -> ToolCallDelta:
+    def _delta(self, number: int, call_id: str, name: str, arguments: str, *, begun: bool) -> ToolCallDelta:
+        """What of a piece is told now. ``begun``: it has arguments, if empty ones; until then the name may grow."""
         call = self._calls[number]
         told_id = told_name = ""
         if call_id and not call.id:
@@ -179,11 +251,19 @@ class ToolCalls:
                 if self._by_id.get(call_id) == number and self._is_free(call_id)
                 else self._free_id(call_id)
             )
-        if name and not call.name:
-            told_name = call.name = name
+        if name and not call.told_name and name != call.name and not (call.name and call.has_arguments()):
+            call.name = name if name.startswith(call.name) else call.name + name
+        if arguments.strip() and call.is_whole():
+            if call.empty:
+                call.pieces.clear()
+            elif _same(arguments, call.pieces):
+                arguments = ""
         if arguments:
+            call.empty = arguments.strip() == "{}" and not call.has_arguments()
             call.pieces.append(arguments)
-            arguments = self._halves.join(("call", number), arguments)
+            arguments = "" if call.empty else self._halves.join(("call", number), arguments)
+        if call.name and not call.told_name and (begun or call.has_arguments()):
+            call.told_name, told_name = True, call.name
         return ToolCallDelta(index=number, id=told_id, name=told_name, arguments=arguments)
 
     def _is_free(self, call_id: str) -> bool:
@@ -195,6 +275,22 @@ class ToolCalls:
             number += 1
             found = f"{wanted}_{number}"
         return found
+
+
+def _same(arguments: str, pieces: list[str]) -> bool:
+    """Whether arguments are those of the pieces again."""
+    try:
+        return bool(json.loads(arguments) == json.loads("".join(pieces)))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _may_follow(text: str, piece: str) -> bool:
+    """Whether a piece can go on with JSON that is broken off: an object begins only where a value may."""
+    if not piece.lstrip().startswith("{"):
+        return True
+    outside = re.sub(r'"(?:[^"\\]|\\.)*"', "_", text, flags=re.DOTALL)
+    return '"' in outside or outside.rstrip()[-1:] in ("", ":", "[", ",")
 
 
 def _index(value: Any) -> int | None:

@@ -19,7 +19,7 @@ from ..errors import (
     ServerError,
     Unauthorized,
 )
-from ..providers import Provider, ProviderCall
+from ..providers import AnswerFeed, Provider, ProviderCall
 from ..types import InferenceRequest
 from .recordings import NOW, Reading, Recording, read_answer
 
@@ -160,13 +160,26 @@ class ProviderContract:
             ends = {place for place in range(len(body)) if body[place - 1 : place] == b"\n"}
             for place in sorted(ends | set(range(0, len(body), max(1, len(body) // _CUTS)))):
                 cut = self._read(recording, [recording.body[:place]])
-                same = (cut.text, cut.reasoning, cut.refusal, cut.tool_calls) == (
-                    whole.text,
-                    whole.reasoning,
-                    whole.refusal,
-                    whole.tool_calls,
-                )
-                assert cut.error or same, f"{recording.name}, cut off at {place}"
+                assert cut.error or _output(cut) == _output(whole), f"{recording.name}, cut off at {place}"
+
+    def test_an_answer_that_says_it_is_complete_is(self) -> None:
+        """A connection that breaks, or is silent, after that loses nothing; see `AnswerReader.complete`."""
+        for recording in self.recordings:
+            whole = self._read(recording)
+            if whole.error or not recording.stream:
+                continue
+            reader = self.provider.reader(self._call_for(recording))
+            feed = AnswerFeed(reader)
+            events = 0
+            for place in range(len(recording.body)):
+                for _ in feed.feed(recording.body[place : place + 1]):
+                    pass
+                if reader.done:
+                    break
+                if reader.complete and feed.events != events:
+                    events = feed.events
+                    cut = self._read(recording, [recording.body[: place + 1]])
+                    assert _output(cut) == _output(whole), f"{recording.name}, complete at {place}"
 
     def test_one_recording_at_least_is_a_whole_stream(self) -> None:
         """Else the others prove little."""
@@ -187,12 +200,21 @@ class ProviderContract:
         for recording in self.recordings:
             assert self._read(recording) == self._read(recording), recording.name
 
+    def _asked(self, recording: Recording) -> Deployment:
+        options = {**self.deployment.options, **recording.options}
+        return dataclasses.replace(self.deployment, options=options) if recording.options else self.deployment
+
+    def _call_for(self, recording: Recording) -> ProviderCall:
+        return ProviderCall(
+            request=InferenceRequest.parse(self.deployment.name, _PROMPT),
+            deployment=self._asked(recording),
+            credential=_KEY if self.takes_key else None,
+            stream=recording.stream,
+        )
+
     def _read(self, recording: Recording, pieces: Sequence[bytes] | None = None) -> Reading:
-        deployment = self.deployment
-        if recording.options:
-            options = {**deployment.options, **recording.options}
-            deployment = dataclasses.replace(deployment, options=options)
-        return read_answer(self.provider, deployment, recording, pieces, key=_KEY if self.takes_key else None)
+        key = _KEY if self.takes_key else None
+        return read_answer(self.provider, self._asked(recording), recording, pieces, key=key)
 
     # -- an answer that is none
 
@@ -228,3 +250,7 @@ class ProviderContract:
         error: Any = self.provider.error(next(self._calls()), status, headers or {}, body, now=NOW)
         assert isinstance(error, RequestError), error
         return error
+
+
+def _output(reading: Reading) -> tuple[Any, ...]:
+    return (reading.text, reading.reasoning, reading.refusal, reading.tool_calls)

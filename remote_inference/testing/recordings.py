@@ -50,7 +50,7 @@ class Recording:
         stream: whether a stream was asked for.
         options: of the deployment.
         expect: the right reading (`Reading.matches`).
-        ends_early: it says that it has ended while more follows: cut off after that, it looks like a whole one.
+        ends_early: it says that it has ended while more follows: where the body ends there, it looks like a whole one.
         official: what the format's official client makes of it: ``same``, or in what it differs and why.
     """
 

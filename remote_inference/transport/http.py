@@ -23,7 +23,7 @@ import requests
 import urllib3
 from requests.adapters import HTTPAdapter
 from requests.models import PreparedRequest, Response
-from requests.utils import DEFAULT_CA_BUNDLE_PATH, prepend_scheme_if_needed, should_bypass_proxies
+from requests.utils import DEFAULT_CA_BUNDLE_PATH, should_bypass_proxies
 from urllib3.poolmanager import PoolManager, ProxyManager
 from urllib3.util.ssl_ import create_urllib3_context
 
@@ -34,7 +34,7 @@ from ..errors import BadRequest, InvalidResponse, NetworkError, RequestError
 from .call import Call
 from .connection import CURRENT, POOL_CLASSES
 from .response import HttpResponse
-from .socks_proxy import is_socks, socks_manager
+from .socks_proxy import EXTRA, SocksMissing, is_socks, socks_manager
 
 __all__ = ["HttpClient", "HttpResponse", "map_failure"]
 
@@ -108,7 +108,8 @@ class HttpClient:
 
         Raises:
             RequestError: what `map_failure` makes of it; `Cancelled`; `DeadlineExceeded`; `BadRequest` with
-                the code ``redirect``, ``invalid_url``, ``invalid_header`` or ``ca_file``.
+                the code ``redirect``, ``invalid_url``, ``invalid_header``, ``invalid_proxy``, ``socks_not_installed``
+                or ``ca_file``.
         """
         token.check()
         with ExitStack() as on_failure:
@@ -164,8 +165,7 @@ class HttpClient:
         proxy = self._proxies.get(scheme) or self._proxies.get("all")
         if proxy and self._from_environment and (_is_loopback(host) or should_bypass_proxies(url, None)):
             return None
-        # as requests does: "proxy:3128" is an HTTP proxy
-        return str(prepend_scheme_if_needed(proxy, "http")) if proxy else None  # type: ignore[no-untyped-call]
+        return _proxy_url(proxy) if proxy and proxy.strip() else None
 
     def _send(
         self, request: PreparedRequest, call: Call, token: CancelToken, repeatable: bool
@@ -236,12 +236,19 @@ class _Adapter(HTTPAdapter):
     def _manager_for(self, proxy: str | None) -> PoolManager:
         if proxy is None:
             return cast(PoolManager, self.poolmanager)
-        if not is_socks(proxy):
-            return self.proxy_manager_for(proxy)
-        manager = self._socks.get(proxy)
-        if manager is None:
-            manager = self._socks[proxy] = socks_manager(proxy, maxsize=self._max_connections)
-        return manager
+        try:
+            if not is_socks(proxy):
+                return self.proxy_manager_for(proxy)
+            manager = self._socks.get(proxy)
+            if manager is None:
+                manager = self._socks[proxy] = socks_manager(proxy, maxsize=self._max_connections)
+            return manager
+        except SocksMissing as exc:
+            raise BadRequest("socks_not_installed", param=EXTRA) from exc
+        except (requests.RequestException, urllib3.exceptions.HTTPError, ValueError):
+            pass
+        # Outside the handler: those errors quote the URL, and it may have a password.
+        raise BadRequest("invalid_proxy")
 
     def knows(self, url: str) -> bool:
         return url in self._targets
@@ -253,12 +260,12 @@ class _Adapter(HTTPAdapter):
             BadRequest: it is not a URL that can be asked.
         """
         with self._learning:
+            manager = self._manager_for(proxy)
             prepared = PreparedRequest()
             prepared.prepare_method("POST")
             try:
                 prepared.prepare_url(url, None)
                 parts = urlsplit(prepared.url or "")
-                manager = self._manager_for(proxy)
                 keywords = {"ssl_context": self._tls()} if parts.scheme == "https" else {}
                 pool = manager.connection_from_host(parts.hostname, parts.port, parts.scheme, keywords)
                 through = {parts.scheme: proxy} if proxy and not is_socks(proxy) else {}
@@ -315,6 +322,25 @@ def _trusted_by_environment() -> str | None:
     """The certificates that the environment names: what requests honours first, then what OpenSSL does."""
     names = ("REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "SSL_CERT_FILE", "SSL_CERT_DIR")
     return next((value for name in names if (value := os.environ.get(name))), None)
+
+
+def _proxy_url(proxy: str) -> str:
+    """A proxy's URL as it is meant: without a scheme, "proxy:3128" is an HTTP proxy.
+
+    Raises:
+        BadRequest: it is none. The error does not show it: it may have a password.
+    """
+    proxy = proxy.strip()
+    if "://" not in proxy:
+        proxy = f"http://{proxy}"
+    try:
+        parts = urlsplit(proxy)
+        good = bool(parts.hostname) and parts.port != 0 and not any(c.isspace() for c in proxy)
+    except ValueError:
+        good = False
+    if not good:
+        raise BadRequest("invalid_proxy")
+    return proxy
 
 
 def _is_loopback(host: str) -> bool:

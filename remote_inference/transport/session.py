@@ -45,7 +45,6 @@ class SessionRebuildCause(str, enum.Enum):
     """Why a session is rebuilt."""
 
     UNAUTHORIZED = "unauthorized"
-    CONFIGURATION = "configuration"
     EXPIRED = "expired"
     OPERATOR = "operator"
     SIGNAL = "signal"
@@ -261,18 +260,6 @@ class RemoteSession:
             raise RebuildFailed(self._configured[0].name, "the session is closed")
         changed = before is None or after.snapshot.credential != before.snapshot.credential
         return RebuildResult(generation=after.snapshot.generation, changed=changed)
-
-    def reconfigure(
-        self, deployment: Deployment, credential_provider: CredentialProvider | None = None
-    ) -> RebuildResult:
-        """Go over to another configuration of the deployment.
-
-        Raises:
-            RebuildFailed: the source failed. The old session stays, and the next rebuild takes the new
-                configuration.
-        """
-        self._configured = (deployment, credential_provider or self._configured[1])
-        return self.rebuild(SessionRebuildCause.CONFIGURATION)
 
     def close(self) -> None:
         """Begin no more requests; the connections close with the last of those under way."""

@@ -14,7 +14,14 @@ from urllib3.util.connection import allowed_gai_family
 
 from .connection import SOCKET_OPTIONS, Connection, FreshFirst
 
-__all__ = ["is_socks", "socks_manager"]
+__all__ = ["EXTRA", "SocksMissing", "is_socks", "socks_manager"]
+
+EXTRA = "remote-inference[socks]"
+
+
+class SocksMissing(ImportError):
+    """PySocks is not installed."""
+
 
 _VERSIONS = {
     "socks5": (5, False),
@@ -34,12 +41,13 @@ def socks_manager(proxy: str, **pool_options: Any) -> PoolManager:
     """A manager of connections through the proxy. ``socks5h`` and ``socks4a`` leave the names to the proxy.
 
     Raises:
-        ValueError: PySocks is not installed, or the URL is none.
+        SocksMissing: see there.
+        ValueError: the URL is none.
     """
     try:
         import socks
     except ImportError as exc:
-        raise ValueError("SOCKS proxies need the extra remote-inference[socks]") from exc
+        raise SocksMissing(f"SOCKS proxies need the extra {EXTRA}: pip install '{EXTRA}'") from exc
     parts = urlsplit(proxy)
     version, remote_names = _VERSIONS[parts.scheme.lower()]
     if not parts.hostname:

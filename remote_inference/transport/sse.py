@@ -90,6 +90,8 @@ class SseDecoder:
         max_line_bytes: The longest line accepted, without its end; comments count too.
         max_event_bytes: The most bytes that the lines of one event may have, without their ends and without
             comments.
+        lenient: A line ``error: ...`` (llama.cpp) is an event of that kind, and one that begins with a brace is data.
+            The standard passes over both.
 
     Attributes:
         last_id: The last event id that the stream has set; `""` before the first.
@@ -104,6 +106,7 @@ class SseDecoder:
         *,
         max_line_bytes: int = DEFAULT_MAX_LINE_BYTES,
         max_event_bytes: int = DEFAULT_MAX_EVENT_BYTES,
+        lenient: bool = False,
     ) -> None:
         if max_line_bytes < 1:
             raise ValueError(f"max_line_bytes must be at least 1, not {max_line_bytes}")
@@ -111,7 +114,7 @@ class SseDecoder:
             raise ValueError(f"max_event_bytes must be at least 1, not {max_event_bytes}")
         self.last_id = ""
         self.retry: int | None = None
-        self._blocks = _Blocks(max_line_bytes, max_event_bytes)
+        self._blocks = _Blocks(max_line_bytes, max_event_bytes, lenient=lenient)
         self._pieces: list[str] = []
 
     def feed(self, data: bytes) -> Iterator[tuple[str, str]]:
@@ -141,6 +144,10 @@ class SseDecoder:
                 self.last_id = parsed.id
             self.retry = None if parsed.retry is None else int(parsed.retry)
             yield parsed.event, text
+
+    def rest(self) -> Iterator[tuple[str, str]]:
+        """The event that the stream's end has cut off, which the standard drops: its last bytes may be missing."""
+        return self.feed(b"\n\n")
 
     def __repr__(self) -> str:
         return f"<SseDecoder {'between events' if self._blocks.at_start else 'within an event'}>"
@@ -183,7 +190,8 @@ class _Blocks:
         event_continues: See above.
     """
 
-    def __init__(self, max_line_bytes: int, max_event_bytes: int) -> None:
+    def __init__(self, max_line_bytes: int, max_event_bytes: int, *, lenient: bool = False) -> None:
+        self._lenient = lenient
         self._max_line_bytes = max_line_bytes
         self._max_event_bytes = max_event_bytes
         self.bound = min(max_line_bytes, max_event_bytes)
@@ -237,6 +245,8 @@ class _Blocks:
             if line[0] == 0x3A:  # a comment
                 continue
             self._size += len(line)
+            if self._lenient and line[0] == 0x7B:
+                line = b"data: " + line
             name, _, value = line.partition(b":")
             if name == b"data":
                 data += line
@@ -247,6 +257,9 @@ class _Blocks:
                 or (name == b"retry" and _is_milliseconds(value))
             ):
                 fields[name] = line
+            elif self._lenient and name == b"error":
+                fields[b"event"] = b"event: error"
+                data += b"data:" + value + b"\n"
         if rest:
             partial += rest
             self._check(partial, self._size)

@@ -8,6 +8,7 @@ import ssl
 import struct
 import sys
 import threading
+import traceback
 import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -332,8 +333,38 @@ def test_a_cancel_ends_the_talk_with_a_socks_proxy(serving: Callable[..., str]) 
 
 def test_without_the_extra_a_socks_proxy_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "socks", None)
-    with pytest.raises(BadRequest, match="invalid_url"):
+    with pytest.raises(BadRequest, match=r"socks_not_installed param remote-inference\[socks\]") as caught:
         read("http://provider.example/v1", client(proxies={"http": "socks5://127.0.0.1:9"}))
+    assert "pip install 'remote-inference[socks]'" in str(caught.value.__cause__)
+
+
+@pytest.mark.parametrize("form", ["{}", "user:pass@{}", " {}\n", "http://{}"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1"])
+def test_a_proxy_is_found_however_it_is_written(plain: ProviderServer, form: str, host: str) -> None:
+    proxy = form.format(f"{host}:{plain.port}")
+    # the server, asked as a proxy, is asked for the whole URL
+    assert read("http://provider.example/v1/chat/completions", client(proxies={"http": proxy}))[0] in (
+        200,
+        404,
+    )
+
+
+@pytest.mark.parametrize(
+    "proxy",
+    [
+        "http://user:marked-key@127.0.0.1:99999",
+        "http://user:marked-key@ho st:9",
+        "user:marked key@[::1:9",
+        "127.0.0.1:marked-key",
+        "http://user:marked-key@",
+        "ftp://user:marked-key@127.0.0.1:9",
+        "socks5://user:marked-key@127.0.0.1:99999",
+    ],
+)
+def test_a_proxy_that_is_none_is_refused_without_being_shown(proxy: str) -> None:
+    with pytest.raises(BadRequest, match="invalid_proxy") as caught:
+        read("http://provider.example/v1", client(proxies={"http": proxy}))
+    assert "marked" not in "".join(traceback.format_exception(caught.value))
 
 
 # certificates

@@ -255,3 +255,19 @@ def test_a_wrong_option_is_named_by_its_path(options: dict[str, object], path: s
     with pytest.raises(ConfigurationError) as caught:
         provider_named("vllm").check(deployment)
     assert [fault.partition(": ")[0] for fault in caught.value.faults] == [path]
+
+
+def test_what_is_installed_is_looked_for_once(
+    install: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    install("once_package", "class Once:\n    pass\n", once="once_package:Once")
+    found = provider_table.provider_entry("once")
+    assert found is not None
+    assert provider_table.provider_entry("nobody") is None
+
+    def scan(**_: object) -> None:
+        raise AssertionError("looked for again")
+
+    monkeypatch.setattr("importlib.metadata.entry_points", scan)
+    assert provider_table.provider_entry("once") is found
+    assert provider_table.provider_entry("nobody") is None

@@ -42,6 +42,15 @@ def text(chunks: list[TokenChunk]) -> str:
 
 
 ODDITIES = {
+    "words": "still at work",
+    "a number": "1",
+    "true": "true",
+    "a string": '"alive"',
+    "a null choice": {"choices": [None]},
+    "a list for a delta": said([]),
+    "a list of pings": [{"type": "ping"}],
+    "a failover": {"type": "failover", "message": "another server goes on"},
+    "a stage": {"code": 102, "message": "processing"},
     "role only": said({"role": "assistant"}),
     "role and empty content": said({"role": "assistant", "content": ""}),
     "role and null content": said({"role": "assistant", "content": None}),
@@ -144,13 +153,11 @@ def test_a_legacy_function_call_is_a_tool_call() -> None:
         said({}, "function_call"),
     )
     pieces = [piece for chunk in chunks for piece in chunk.tool_calls]
-    assert [(p.index, p.id, p.name, p.arguments) for p in pieces] == [
-        (0, "", "f", ""),
-        (0, "", "", "{}"),
-    ]
+    assert [(p.index, p.id, p.name, p.arguments) for p in pieces] == [(0, "", "f", "")]
     last = reader.end()
     assert last.finish_reason is FinishReason.TOOL_CALLS
-    assert [(p.index, p.id) for p in last.tool_calls] == [(0, "call_0")], "its result needs an id to refer to"
+    # no arguments might have stood for some that come; and its result needs an id to refer to
+    assert [(p.index, p.id, p.arguments) for p in last.tool_calls] == [(0, "call_0", "{}")]
 
 
 def test_tool_calls_without_an_index_are_told_apart_by_id() -> None:
@@ -161,20 +168,20 @@ def test_tool_calls_without_an_index_are_told_apart_by_id() -> None:
 
 
 def test_text_beside_a_tool_call_is_kept() -> None:
-    [chunk] = read(
-        said({"content": "I look", "tool_calls": [{"index": 0, "id": "i", "function": {"name": "f"}}]})
-    )[0]
+    call = {"index": 0, "id": "i", "function": {"name": "f", "arguments": '{"a":'}}
+    [chunk] = read(said({"content": "I look", "tool_calls": [call]}))[0]
     assert chunk.text_delta == "I look"
-    assert chunk.tool_calls[0].name == "f"
+    [delta] = chunk.tool_calls
+    assert (delta.id, delta.name, delta.arguments) == ("i", "f", '{"a":')
 
 
 @pytest.mark.parametrize(
     ("event", "code"),
     [
-        ("not json", "not_json"),
+        ("<html>", "not_json"),
+        ("{not json", "not_json"),
         ("[1]", "not_json"),
         ("{}x", "not_json"),
-        ("1", "not_json"),
         ("[" * 100_000, "not_json"),
         ({"choices": "x"}, "no_choices"),
         ({"choices": [1]}, "no_choices"),
@@ -278,3 +285,78 @@ def test_a_code_that_repeats_the_key_is_left_out() -> None:
         400, {"code": "sk-abc", "param": "x-sk-abc", "type": "sk-abc"}, secret=Secret("sk-abc")
     )
     assert "sk-abc" not in repr(error.args)
+
+
+EARLY = {
+    "beside every piece": [said({"content": "The "}, "stop"), said({"content": "sky "}, "stop")],
+    "beside the reasoning": [said({"reasoning_content": "hmm"}, "stop")],
+    "after reasoning alone": [said({"reasoning_content": "hmm"}), said({}, "stop")],
+    "beside the role and a usage": [
+        said({"role": "assistant", "content": ""}, "stop", usage={"prompt_tokens": 3, "completion_tokens": 1})
+    ],
+    "beside one piece": [said({"content": " "}, "stop")],
+    "before the text and after it": [said({"content": ""}, "stop"), said({"content": "h"}), said({}, "stop")],
+    "after a late piece, with a usage": [
+        said({"content": "h"}, "stop"),
+        said({"content": "i"}, "stop"),
+        said({}, usage={"prompt_tokens": 3, "completion_tokens": 1}),
+    ],
+    "half a character": [said({"content": "\ud83d"}, "stop")],
+}
+
+
+@pytest.mark.parametrize("events", EARLY.values(), ids=EARLY)
+def test_a_finish_that_may_come_with_every_chunk_completes_nothing(events: list[Any]) -> None:
+    """Should the connection break now, the rest of the answer is missing."""
+    _, reader = read(*events)
+    assert not reader.complete
+    assert not reader.done
+
+
+IN_TIME = {
+    "alone, after the text": [said({"content": "hi"}), said({}, "stop")],
+    "beside the last text, then a usage": [
+        said({"content": "hi"}, "stop"),
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}},
+    ],
+    "beside the last text, then an empty delta": [said({"content": "hi"}, "stop"), said({"content": ""})],
+    "too long to answer": [said({"reasoning_content": "hmm"}), said({}, "length")],
+    "nothing to say, and its tokens after that": [
+        said({"role": "assistant", "content": ""}),
+        said({}, "stop"),
+        {"choices": [], "usage": {"prompt_tokens": 3, "completion_tokens": 1}},
+    ],
+}
+
+
+@pytest.mark.parametrize("events", IN_TIME.values(), ids=IN_TIME)
+def test_a_finish_after_the_output_completes_the_answer(events: list[Any]) -> None:
+    _, reader = read(*events)
+    assert reader.complete
+
+
+@pytest.mark.parametrize(
+    ("kind", "event"),
+    [
+        ("status", "done"),
+        ("metrics", {"type": "metrics_error_rate", "message": "0 errors"}),
+        ("status", {"status": "failed_over", "message": "another server goes on"}),
+        ("notice", {"detail": "slow today"}),
+    ],
+)
+def test_a_vendors_own_event_neither_ends_nor_fails_an_answer(kind: str, event: Any) -> None:
+    _, reader = read(said({"content": "hi"}))
+    assert reader.event(kind, event if isinstance(event, str) else json.dumps(event)) is None
+    assert not reader.done
+
+
+def test_details_are_an_error_only_where_nothing_else_has_come() -> None:
+    with pytest.raises(RequestError):
+        read({"detail": "Not Found"})
+    assert text(read(said({"content": "hi"}), {"detail": "slow today"})[0]) == "hi"
+
+
+def test_words_alone_are_no_answer() -> None:
+    _, reader = read("Internal Server Error")
+    with pytest.raises(StreamTruncated):
+        reader.end()

@@ -28,9 +28,14 @@ def put_together(events: list[list[dict[str, Any]]]) -> list[Call]:
             call[0] += delta.id
             call[1] += delta.name
             call[2] += delta.arguments
+    for delta in calls.rest("a1"):
+        call = found.setdefault(delta.index, ["", "", ""])
+        assert not (delta.id and call[0])
+        assert not (delta.name and call[1])
+        call[0] += delta.id
+        call[1] += delta.name
+        call[2] += delta.arguments
     assert sorted(found) == list(range(len(found)))
-    for delta in calls.ids_for_the_rest("a1"):
-        found[delta.index][0] = delta.id
     ids = [call[0] for call in found.values()]
     assert all(ids)
     assert len(set(ids)) == len(ids)
@@ -133,3 +138,108 @@ def test_what_is_no_call_is_refused(pieces: Any) -> None:
 def test_a_server_cannot_open_calls_without_end() -> None:
     with pytest.raises(InvalidResponse):
         put_together([[{"id": f"{n}", "function": {"name": "f"}}] for n in range(2000)])
+
+
+def piece(
+    index: int | None = None, id: str | None = None, name: str | None = None, args: str | None = None
+) -> Any:
+    call: dict[str, Any] = {"function": {}}
+    if index is not None:
+        call["index"] = index
+    if id is not None:
+        call["id"] = id
+    if name is not None:
+        call["function"]["name"] = name
+    if args is not None:
+        call["function"]["arguments"] = args
+    return call
+
+
+X, Y = '{"x":1}', '{"y":2}'
+ODD: dict[str, tuple[list[list[Any]], list[Call]]] = {
+    "a number twice in one list, then pieces of both": (
+        [[piece(0, "a", "f", ""), piece(0, "b", "g", "")], [piece(0, args=X), piece(0, args=Y)]],
+        [("a", "f", X), ("b", "g", Y)],
+    ),
+    "ids in turn under one number": (
+        [
+            [piece(0, "a", "f", '{"x"')],
+            [piece(0, "b", "f", '{"y"')],
+            [piece(0, "a", None, ":1}")],
+            [piece(0, "b", None, ":2}")],
+        ],
+        [("a", "f", X), ("b", "f", Y)],
+    ),
+    "an empty object first": ([[piece(0, "a", "f", "{}")], [piece(0, args=X)]], [("a", "f", X)]),
+    "an empty object, then pieces": (
+        [[piece(0, "a", "f", "{}")], [piece(0, args='{"x"')], [piece(0, args=":1}")]],
+        [("a", "f", X)],
+    ),
+    "an empty object alone": ([[piece(0, "a", "f", "{}")]], [("a", "f", "{}")]),
+    "all again at the end": (
+        [[piece(0, "a", "f", '{"x"')], [piece(0, args=":1}")], [piece(0, "a", "f", '{"x": 1}')]],
+        [("a", "f", X)],
+    ),
+    "nothing but whole objects": (
+        [[piece(name="f", args=X)], [piece(args=Y)]],
+        [("call_0_a1", "f", X), ("call_1_a1", "f", Y)],
+    ),
+    "one id, another name": (
+        [[piece(0, "a", "f", X)], [piece(0, "a", "g", Y)]],
+        [("a", "f", X), ("a_2", "g", Y)],
+    ),
+    "a name in pieces": (
+        [[piece(0, "a", "get_")], [piece(0, name="weather")], [piece(0, args=X)]],
+        [("a", "get_weather", X)],
+    ),
+    "a name that grows": (
+        [[piece(0, "a", "get_")], [piece(0, name="get_weather")], [piece(0, args=X)]],
+        [("a", "get_weather", X)],
+    ),
+    "an id alone as the head": (
+        [[piece(0, "a", "f", X)], [piece(0, "b")], [piece(0, name="g")], [piece(0, args=Y)]],
+        [("a", "f", X), ("b", "g", Y)],
+    ),
+    "pieces of one call in one list": (
+        [[piece(0, "a", "f", "")], [piece(0, args='{"x"'), piece(0, args=":1}")]],
+        [("a", "f", X)],
+    ),
+    "one without a list": ([piece(0, "a", "f", X)], [("a", "f", X)]),
+    "null beside it": ([[piece(0, "a", "f", X)], [None]], [("a", "f", X)]),
+}
+
+
+@pytest.mark.parametrize(("events", "calls"), ODD.values(), ids=ODD)
+def test_what_servers_repeat_or_leave_out(events: list[Any], calls: list[Call]) -> None:
+    assert put_together(events) == calls
+
+
+GLUED = {
+    "two documents": [[piece(0, "a", "f", '{"x"')], [piece(0, args=':1}{"y":2}')]],
+    "broken under two ids": [
+        [piece(0, "a", "f", '{"x":')],
+        [piece(0, "b", "f", '{"y":')],
+        [piece(0, "a", None, "1}")],
+    ],
+}
+
+
+def test_a_name_is_told_with_the_first_arguments_be_they_empty() -> None:
+    calls = ToolCalls(HalfCharacters())
+    [head] = calls.take([piece(0, "a", "f", "")])
+    assert (head.id, head.name) == ("a", "f")
+    with pytest.raises(InvalidResponse, match="tool_calls"):
+        calls.take([piece(0, name="oo", args="")])
+
+
+@pytest.mark.parametrize("events", GLUED.values(), ids=GLUED)
+def test_what_can_be_no_one_calls_is_no_success(events: list[Any]) -> None:
+    with pytest.raises(InvalidResponse, match="tool_calls"):
+        put_together(events)
+
+
+def test_arguments_of_an_answer_that_was_cut_short_may_be_broken() -> None:
+    calls = ToolCalls(HalfCharacters())
+    calls.take([piece(0, "a", "f", '{"x":')])
+    calls.take([piece(0, "b", None, '{"y":')])
+    calls.rest("a1", cut_short=True)

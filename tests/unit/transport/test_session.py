@@ -285,14 +285,6 @@ def test_a_short_lived_credential_is_not_fetched_for_every_request(world: World)
     assert world.source.fetched == 1
 
 
-def test_another_configuration_is_taken_over(world: World) -> None:
-    world.session.snapshot  # noqa: B018  # it builds
-    other = Deployment(name="m", provider="openai", endpoint="http://127.0.0.1:2/v1")
-    world.session.reconfigure(other)
-    assert world.session.snapshot.deployment is other
-    assert world.session.snapshot.generation == 2
-
-
 def test_a_closed_session_lets_those_under_way_finish(world: World) -> None:
     snapshot = world.session.acquire()
     world.session.close()

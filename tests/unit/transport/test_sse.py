@@ -15,7 +15,7 @@ import sseclient
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from remote_inference.transport.sse import SseEvent, SseLimitExceeded, decode_sse_stream
+from remote_inference.transport.sse import SseDecoder, SseEvent, SseLimitExceeded, decode_sse_stream
 
 MESSAGE = "message"
 
@@ -454,3 +454,22 @@ def test_the_error_survives_pickle_and_names_its_bound() -> None:
     assert isinstance(error, ValueError)
     assert (error.kind, error.limit, error.args) == ("line", 5, ("line", 5))
     assert str(error) == "event stream: line longer than 5 bytes"
+
+
+def test_lenient_an_error_line_is_an_event_and_a_brace_begins_data() -> None:
+    stream = b'data: 1\n\nerror: {"code": 500}\n\n{"a": 1}\n\n'
+    for size in range(1, len(stream) + 1):
+        decoder = SseDecoder(lenient=True)
+        pieces = [stream[at : at + size] for at in range(0, len(stream), size)]
+        assert [event for piece in pieces for event in decoder.feed(piece)] == [
+            ("message", "1"),
+            ("error", '{"code": 500}'),
+            ("message", '{"a": 1}'),
+        ]
+    assert list(SseDecoder().feed(stream)) == [("message", "1")]
+
+
+def test_the_rest_is_the_event_that_was_cut_off() -> None:
+    decoder = SseDecoder()
+    assert list(decoder.feed(b"data: 1\n\ndata: 2")) == [("message", "1")]
+    assert list(decoder.rest()) == [("message", "2")]
