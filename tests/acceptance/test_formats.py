@@ -41,7 +41,7 @@ def spent(market: Market) -> int:
 def test_beside_an_older_worker_a_newer_one_says_so_and_sends_nothing_until_it_has_ended(
     start_workers, fresh_broker_url: str, before: Path
 ):
-    deployment = {"name": "a", "rate_limits": {"requests_per_minute": 600, "burst": 60.0}}
+    deployment = {"name": "a", "rate_limits": {"requests_per_minute": 600}}
     with open_market(fresh_broker_url, deployment) as market:
         options = ("-Q", market.queues, QUICK, "-c", "2")
         older = {**market.environment, "PYTHONPATH": str(before)}

@@ -82,7 +82,7 @@ def members(process: Process) -> list[str]:
     """Those whom it knows, and who hear it too."""
     with process.replica.lock:
         now = process.clock.monotonic()
-        return process.replica.members(now) if now >= process.replica.listening_until else []
+        return process.replica.members(now) if now >= process.replica.life.listening_until else []
 
 
 def wait_for(condition: Callable[[], Any], what: str) -> None:
