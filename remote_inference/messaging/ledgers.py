@@ -41,6 +41,8 @@ NOTHING_THERE = 1.0
 """Seconds after which a ledger that does not come is taken not to be there."""
 LOOK_AGAIN = 0.1
 """Seconds until a ledger that may not be begun as yet is looked for again."""
+AFTER_FAULT = 1.0
+"""Seconds until a ledger is read again by whose reading a fault of ours has shown."""
 EXPIRES_MS = 24 * 3600 * 1000
 """An unused ledger's queue is deleted: whatever was spent by it has left its window long since."""
 ARGUMENTS = {
@@ -195,6 +197,7 @@ class _Channel:
         self._waiting: dict[str, float] = {}  # since when each is waited for
         self._again: dict[str, float] = {}  # when each is to be looked for once more
         self._there: set[str] = set()  # those whose queue exists
+        self._rests_until: dict[str, float] = {}  # those whose reading has failed
         self._pending: set[str] = set()  # those that were asked for, and have not come
 
     def close(self) -> None:
@@ -272,6 +275,9 @@ class _Channel:
         self._pending.add(subject)
         if subject in self._waiting:
             return
+        if self._clock.monotonic() < self._rests_until.get(subject, 0.0):
+            self._again[subject] = self._rests_until[subject]
+            return
         self._again.pop(subject, None)
         if not self._exists(subject):
             self._nothing_there(subject, new=True)
@@ -308,6 +314,7 @@ class _Channel:
         except Exception:  # a fault of ours must not look like a broker that is away
             logger.exception("limits: the ledger %s could not be read", subject)
             changed = None
+            self._rests_until[subject] = self._clock.monotonic() + AFTER_FAULT
             self._reader.failed(subject)
         if changed:
             self._write(subject, changed, message)

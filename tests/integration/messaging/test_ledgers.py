@@ -281,6 +281,24 @@ class TestReading:
         assert ledger.contents() == [b"second"]
         assert one.failures == other.failures == []
 
+    def test_a_fault_in_reading_puts_it_back_and_is_not_repeated_at_once(
+        self, open_ledgers: Open, ledger: Ledger, subject: str, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        ledger.put(b"as it is")
+        broken, other = Reader(), Reader()
+        broken.again = True
+        broken.write = lambda body: b"x"[1]  # type: ignore[index,return-value]  # raises
+        open_ledgers(broken)
+        open_ledgers(other)
+        began = time.monotonic()
+        broken.want(subject)
+        wait_until(lambda: len(broken.read_subjects) == 2, "it to be read again")
+        assert time.monotonic() - began >= 0.9
+        assert broken.failures[:1] == [subject]
+        assert "could not be read" in caplog.text
+        assert "cannot be reached" not in caplog.text
+        assert other.gets(subject) == b"as it is"
+
     def test_what_is_not_changed_is_put_back(self, open_ledgers: Open, ledger: Ledger, subject: str) -> None:
         ledger.put(b"as it is")
         one, other = Reader(), Reader()
